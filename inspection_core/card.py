@@ -1,0 +1,290 @@
+"""What a model is, as data: everything needed to prepare its input and to read its output, in one TOML file."""
+
+from __future__ import annotations
+
+import dataclasses
+import tomllib
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import tomli_w
+
+from inspection_core.errors import ModelError
+
+CARD_NAME = "card.toml"
+SCHEMA_VERSION = 1
+Scalar = str | int | float | bool
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """How an image becomes the network's input.
+
+    Parameters
+    ----------
+    window
+        Raw intensities mapped to 0 and 1, recorded when the model was made: never taken from the image at hand, or
+        two images of one brightness would look alike. Values outside are kept, not clipped.
+    mean, std
+        Per network channel, applied after the window.
+    short_side
+        Pixels of the short side at inference; the aspect ratio is kept. 0 takes `scale` instead.
+    scale
+        Fixed factor from image pixels to inference pixels, used where `short_side` is 0.
+    multiple
+        Both sides are padded up to a multiple of this, the network's total stride.
+    tile
+        Largest side of one window at inference, in pixels; larger images go through overlapping tiles.
+    overlap
+        Share of a tile that it shares with its neighbour, in [0, 1).
+    """
+
+    window: tuple[float, float] = (0.0, 255.0)
+    mean: tuple[float, ...] = (0.5,)
+    std: tuple[float, ...] = (0.5,)
+    short_side: int = 256
+    scale: float = 1.0
+    multiple: int = 32
+    tile: int = 768
+    overlap: float = 0.25
+
+    def __post_init__(self) -> None:
+        low, high = self.window
+        if not high > low:
+            raise ModelError(f"An intensity window is (low, high) with low < high. Got {self.window}.")
+        if not 0 <= self.overlap < 1:
+            raise ModelError(f"The overlap of tiles is in [0, 1). Got {self.overlap}.")
+        if self.short_side < 0 or self.scale <= 0 or self.multiple < 1 or self.tile < self.multiple:
+            raise ModelError(
+                "The inference size needs short_side >= 0, scale > 0 and tile >= multiple >= 1. "
+                f"Got {self.short_side}, {self.scale}, {self.tile}, {self.multiple}."
+            )
+
+
+@dataclass(frozen=True)
+class Policy:
+    """How scores become verdicts.
+
+    Parameters
+    ----------
+    kind
+        ``"p-value"``: NG at a p-value up to `max_false_alarms`, REVIEW up to `review`. ``"band"``: REVIEW from a
+        score of `low`, NG above `high`.
+    max_false_alarms
+        Share of good parts that may be called NG, in (0, 1).
+    review
+        Share of good parts that may be called NG or REVIEW, at least `max_false_alarms`.
+    low, high
+        Scores, for ``"band"`` only.
+    """
+
+    kind: Literal["p-value", "band"] = "p-value"
+    max_false_alarms: float = 0.05
+    review: float = 0.10
+    low: float = 0.5
+    high: float = 0.5
+
+    def __post_init__(self) -> None:
+        if self.kind not in ("p-value", "band"):
+            raise ModelError(f'A threshold policy is "p-value" or "band". Got {self.kind!r}.')
+        if not 0 < self.max_false_alarms < 1:
+            raise ModelError(f"The share of false alarms is between 0 and 1. Got {self.max_false_alarms}.")
+        if not self.max_false_alarms <= self.review <= 1:
+            raise ModelError(
+                f"The review share is between the share of false alarms, {self.max_false_alarms}, and 1. "
+                f"Got {self.review}."
+            )
+        if self.low > self.high:
+            raise ModelError(f"A verdict band has low <= high. Got {self.low} and {self.high}.")
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Scores of good images that the model did not see, and so what a score is worth.
+
+    Parameters
+    ----------
+    method
+        How they were made, in words; ``"none"`` where there is no calibration.
+    scores
+        Image scores of good images, ascending.
+    peaks
+        Highest value of each good image's score map, ascending; for the p-values of single findings.
+    pixel_low
+        Score that a good image's pixels stay under, but for one in a thousand; a finding's outline is drawn there.
+    """
+
+    method: str = "none"
+    scores: tuple[float, ...] = ()
+    peaks: tuple[float, ...] = ()
+    pixel_low: float = 0.0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "scores", tuple(sorted(self.scores)))
+        object.__setattr__(self, "peaks", tuple(sorted(self.peaks)))
+
+
+@dataclass(frozen=True)
+class ModelCard:
+    """Description of one version of a model.
+
+    Parameters
+    ----------
+    id, version
+        Name and version of the model; learning yields a new version, never weights changed in place.
+    architecture
+        Key of the model table, such as ``"patch-memory"``.
+    task
+        ``"anomaly"`` or ``"segmentation"``.
+    channels
+        Names of the channels that it takes, in order.
+    score
+        What the score means: range, direction, unit.
+    classes
+        Label names, without the background.
+    spacing
+        Voxel spacing in mm that the network expects, in index order; empty where it works in pixels.
+    parameters
+        The architecture's own settings.
+    intended_use, limits, licence
+        For people; shown where the model is chosen and in reports.
+    training
+        Data, number of images, split, hash of the data, seed, versions.
+    metrics
+        Measured figures, each with the data and the command that gave it.
+    weights
+        File name in the model's folder.
+    weights_sha256
+        Hash of that file, checked before loading.
+    """
+
+    id: str
+    version: str
+    architecture: str
+    task: Literal["anomaly", "segmentation"]
+    channels: tuple[str, ...]
+    score: str
+    classes: tuple[str, ...] = ("anomaly",)
+    spacing: tuple[float, ...] = ()
+    preparation: Preparation = field(default_factory=Preparation)
+    policy: Policy = field(default_factory=Policy)
+    calibration: Calibration = field(default_factory=Calibration)
+    parameters: Mapping[str, Scalar | tuple[Scalar, ...]] = field(default_factory=dict)
+    intended_use: str = ""
+    limits: str = ""
+    licence: str = ""
+    training: Mapping[str, Scalar | tuple[Scalar, ...]] = field(default_factory=dict)
+    metrics: Mapping[str, Scalar | tuple[Scalar, ...]] = field(default_factory=dict)
+    weights: str = "weights.safetensors"
+    weights_sha256: str = ""
+    schema_version: int = SCHEMA_VERSION
+
+    def __post_init__(self) -> None:
+        if not self.id or Path(self.id).name != self.id or self.id in (".", ".."):
+            raise ModelError(f"A model's id is a plain name without slashes. Got {self.id!r}.")
+        if Path(self.weights).name != self.weights or self.weights in (".", ".."):
+            raise ModelError(f"The weights lie beside the card, under a plain file name. Got {self.weights!r}.")
+        if self.task not in ("anomaly", "segmentation"):
+            raise ModelError(f'A task is "anomaly" or "segmentation". Got {self.task!r}.')
+        if not self.channels:
+            raise ModelError("A model takes at least one channel. Got none in `channels`.")
+        if self.schema_version > SCHEMA_VERSION:
+            raise ModelError(
+                f"This version reads cards of schema {SCHEMA_VERSION} and older. Got {self.schema_version}; "
+                "update inspection-suite."
+            )
+        for name in ("parameters", "training", "metrics"):
+            object.__setattr__(self, name, types.MappingProxyType(dict(getattr(self, name))))
+
+    def to_toml(self) -> str:
+        """Return the card as TOML text."""
+        return tomli_w.dumps(_plain(self))
+
+    @classmethod
+    def from_toml(cls, text: str, source: str = "the card") -> ModelCard:
+        """Read a card from TOML text; `source` names it in errors.
+
+        Raises
+        ------
+        ModelError
+            If the text is no TOML, or an entry is missing, unknown or of the wrong type.
+        """
+        try:
+            data = tomllib.loads(text)
+        except tomllib.TOMLDecodeError as error:
+            raise ModelError(f"{source} is no valid TOML: {error}.") from error
+        return _build(cls, data, source)
+
+    @classmethod
+    def load(cls, folder: Path) -> ModelCard:
+        """Read ``card.toml`` in a model's folder."""
+        path = Path(folder) / CARD_NAME
+        try:
+            text = path.read_text(encoding="utf-8")
+        except (FileNotFoundError, NotADirectoryError):
+            raise ModelError(
+                f"A model is a folder with {CARD_NAME} and its weights. Found no {CARD_NAME} in {folder}; "
+                "make a model with `inspection fit`, or list what there is with `inspection models list`."
+            ) from None
+        except (OSError, UnicodeDecodeError) as error:
+            raise ModelError(f"{path} cannot be read: {error}.") from error
+        return cls.from_toml(text, str(path))
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {k: _plain(v) for k, v in value.items()}
+    if isinstance(value, (tuple, list)):
+        return [_plain(v) for v in value]
+    return value
+
+
+def _build(cls: type[T], data: Any, where: str) -> T:
+    """Make a (nested) frozen dataclass from plain data, with an error that names the entry."""
+    if not isinstance(data, dict):
+        raise ModelError(f"{where} must be a table. Got {type(data).__name__}.")
+    hints = typing.get_type_hints(cls)
+    fields = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    if unknown := sorted(set(data) - set(fields)):
+        raise ModelError(f"{where} has unknown entries {unknown}. Known are {sorted(fields)}.")
+    needed = [
+        n
+        for n, f in fields.items()
+        if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING and n not in data
+    ]
+    if needed:
+        raise ModelError(f"{where} lacks {needed}; see docs/add-a-model.md for what a card holds.")
+    return cls(**{name: _convert(hints[name], value, f"{where}: {name}") for name, value in data.items()})
+
+
+def _convert(kind: Any, value: Any, where: str) -> Any:
+    if dataclasses.is_dataclass(kind):
+        return _build(kind, value, where)  # type: ignore[arg-type]
+    origin, args = typing.get_origin(kind), typing.get_args(kind)
+    if origin is tuple:
+        if not isinstance(value, list):
+            raise ModelError(f"{where} must be a list. Got {value!r}.")
+        of = args[0]
+        if args[-1] is not Ellipsis and len(value) != len(args):
+            raise ModelError(f"{where} must have {len(args)} entries. Got {value!r}.")
+        return tuple(_convert(of, v, where) for v in value)
+    if origin is Literal:
+        if value not in args:
+            raise ModelError(f"{where} must be one of {list(args)}. Got {value!r}.")
+        return value
+    if kind is float and isinstance(value, (int, float)) and not isinstance(value, bool):
+        return float(value)
+    if kind in (str, int) and (not isinstance(value, kind) or isinstance(value, bool)):
+        raise ModelError(f"{where} must be {'text' if kind is str else 'a whole number'}. Got {value!r}.")
+    if kind is float:
+        raise ModelError(f"{where} must be a number. Got {value!r}.")
+    if isinstance(value, dict):  # a free table of scalars and lists
+        return {k: tuple(v) if isinstance(v, list) else v for k, v in value.items()}
+    return value

@@ -1,0 +1,44 @@
+"""Every error that the suite raises for its user.
+
+The tree::
+
+    InspectionError            anything below; its text is one clear line for a user
+    ├── UsageError             the request makes no sense (exit status 2)
+    ├── ReadError              a file or folder cannot be read as what it claims to be
+    ├── GeometryError          shapes, affines or units do not fit together
+    ├── ModelError             a model folder, card or weights file is missing, damaged or unknown
+    ├── FitError               a model cannot be made from the images given
+    └── DeviceError            the device asked for is absent, or out of memory on every rung
+
+A message says what was expected, what came, and what to do next.
+"""
+
+from __future__ import annotations
+
+
+class InspectionError(Exception):
+    """An error whose text is meant for the user: one line, no traceback needed."""
+
+
+class UsageError(InspectionError):
+    """The request itself makes no sense, whatever the data."""
+
+
+class ReadError(InspectionError):
+    """A file or folder cannot be read as what it claims to be."""
+
+
+class GeometryError(InspectionError):
+    """Shapes, affines or units do not fit together."""
+
+
+class ModelError(InspectionError):
+    """A model folder, card or weights file is missing, damaged or unknown."""
+
+
+class FitError(InspectionError):
+    """A model cannot be made from the images given."""
+
+
+class DeviceError(InspectionError):
+    """The device asked for is absent, or out of memory on every rung of the ladder."""

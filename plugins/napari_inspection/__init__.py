@@ -1,0 +1,1 @@
+"""napari plugin of the inspection suite: open, run, review, correct."""
