@@ -1,0 +1,323 @@
+"""From a map to findings: connected regions with box, centroid, size, diameters, peak, mean and confidence.
+
+Regions are connected through faces, edges and corners (8 neighbours in 2-D, 26 in 3-D). All figures of all regions
+come from one list of runs, the maximal stretches of a region along the last axis, so that the work grows with the
+voxels inside regions and not with the number of regions times the size of the map.
+
+Diameters are distances in the grid's unit, through its affine. Each voxel counts as the diamond between the centres
+of its in-plane faces, the convention of scikit-image's ``feret_diameter_max`` (which differs by a tenth of a pixel or
+so, as it first draws the convex hull in pixels): a single voxel is one spacing long, and n voxels in a row are n. In
+3-D they are measured in slices along axis 0, as RECIST 1.1 does: the longest diameter in any slice, and the largest
+extent at right angles to it in that slice. Parts of a region that a slice shows apart count as one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from inspection_core.errors import GeometryError, ModelError, UsageError
+from inspection_core.geometry import FloatArray, Geometry
+from inspection_core.prediction import Finding
+
+IntArray = NDArray[np.int64]
+Floats = NDArray[np.floating[Any]]
+PValues = Callable[[Floats], FloatArray]
+
+TIE = 1e-9
+"""Two diameters are the same within this share of them; rounding must not choose between equal ones."""
+SIZE_UNITS = {("px", 2): "px", ("px", 3): "vox", ("mm", 2): "mm2", ("mm", 3): "mm3"}
+
+
+def find(
+    score: NDArray[np.floating[Any]],
+    low: float,
+    high: float,
+    geometry: Geometry,
+    *,
+    label: str = "anomaly",
+    min_size: int = 1,
+    p_values: PValues | None = None,
+) -> tuple[NDArray[np.uint8], tuple[Finding, ...]]:
+    """Outline what stands out in a score map, with hysteresis.
+
+    A region is a connected set of voxels above `low` whose peak is above `high`.
+
+    Parameters
+    ----------
+    score
+        ``(z, y, x)`` or ``(y, x)``; higher is odder.
+    low, high
+        Cuts, ``low <= high``; see `inspection_core.threshold.map_cuts`.
+    geometry
+        Grid of the map.
+    label
+        Name of the findings.
+    min_size
+        Voxels that a region has at least.
+    p_values
+        Function from ``(n,)`` peaks to their p-values, such as `inspection_core.calibrate.p_values` on the peaks of
+        good images. A finding's confidence is 1 - p. Without it the p-value is None and the confidence 0: nothing is
+        claimed.
+
+    Returns
+    -------
+    mask
+        uint8 of the map's shape: 1 inside findings, else 0.
+    findings
+        By falling peak, then falling size; ids from 1.
+
+    Raises
+    ------
+    GeometryError
+        If map and grid differ in shape.
+    UsageError
+        If `low` is above `high`, or one is NaN.
+    ModelError
+        If the map holds NaN.
+    """
+    top = _highest(score, geometry)
+    if not low <= high:
+        raise UsageError(f"Findings need cuts with low <= high. Got {low} and {high}.")
+    if not top > high:
+        return np.zeros(score.shape, np.uint8), ()
+    # As float64, or numpy would round the cut to the map's type and a score just above it would be lost.
+    regions = _connected(score > np.float64(low))
+    table = _measure(regions, score, np.ones(score.shape, np.uint8)).where(min_size, high)
+    if p_values is None:
+        confidence, p = np.zeros(table.size.shape), None
+    else:
+        p = p_values(table.peak)
+        confidence = 1 - p
+    return table.mask(regions), _findings(table, geometry, (label,), confidence, p)
+
+
+def find_labelled(
+    labels: NDArray[np.integer[Any]],
+    score: NDArray[np.floating[Any]],
+    geometry: Geometry,
+    classes: Sequence[str],
+    *,
+    min_size: int = 1,
+) -> tuple[NDArray[np.uint8], tuple[Finding, ...]]:
+    """List the connected regions of each class in a label mask, as a segmentation model gives it.
+
+    Parameters
+    ----------
+    labels
+        ``(z, y, x)`` or ``(y, x)``; 0 is background and c is ``classes[c - 1]``.
+    score
+        Of the same shape: 1 - P(background), in [0, 1].
+    geometry
+        Grid of both.
+    classes
+        Names without the background, at most 255.
+    min_size
+        Voxels that a region has at least; smaller ones leave the mask.
+
+    Returns
+    -------
+    mask
+        uint8 label mask of the regions listed.
+    findings
+        By falling peak, then falling size; ids from 1. Confidence is the mean score inside, not calibrated: peaks of
+        a softmax are near 1 nearly everywhere and tell nothing.
+
+    Raises
+    ------
+    GeometryError
+        If mask or map differ from the grid in shape.
+    ModelError
+        If the mask holds a class that has no name, or the map holds NaN.
+    """
+    _highest(score, geometry)
+    if labels.shape != geometry.shape:
+        raise GeometryError(f"The label mask lies on a grid of shape {geometry.shape}. Got shape {labels.shape}.")
+    if len(classes) > np.iinfo(np.uint8).max:
+        raise ModelError(f"A mask holds at most 255 classes. Got {len(classes)}; merge some in the card.")
+    if labels.dtype.kind not in "uib" or labels.min() < 0 or labels.max() > len(classes):
+        raise ModelError(
+            f"Labels are whole numbers from 0 to {len(classes)}, one for each class of the card: {list(classes)}. "
+            f"Got {labels.dtype} from {labels.min()} to {labels.max()}; compare the card's classes with the model."
+        )
+    regions = _connected(labels.astype(np.uint8))
+    table = _measure(regions, score, labels).where(min_size, -np.inf)
+    return table.mask(regions), _findings(table, geometry, classes, np.clip(table.mean, 0, 1), None)
+
+
+def _highest(score: NDArray[np.floating[Any]], geometry: Geometry) -> float:
+    """Return the peak of the map after checking it; a maximum passes on any NaN."""
+    if score.shape != geometry.shape:
+        raise GeometryError(f"The score map lies on a grid of shape {geometry.shape}. Got shape {score.shape}.")
+    top = float(score.max())
+    if np.isnan(top):
+        raise ModelError("A score map holds numbers. Got NaN; check the image and the model's weights for NaN.")
+    return top
+
+
+def _connected(array: NDArray[Any]) -> NDArray[np.integer[Any]]:
+    """Return the connected sets of equal values other than 0, numbered from 1 in raster order."""
+    import skimage.measure
+
+    label: Any = skimage.measure.label
+    regions: NDArray[np.integer[Any]] = label(array, background=0, connectivity=array.ndim)
+    return regions
+
+
+@dataclass(frozen=True, eq=False)
+class _Regions:
+    """Figures of R regions, all of shape ``(R,)`` or ``(R, ndim)``, in index units."""
+
+    number: IntArray  # value in the array of regions
+    kind: IntArray  # class index, from 1
+    start: IntArray
+    stop: IntArray
+    centroid: Floats
+    size: IntArray
+    peak: Floats
+    mean: Floats
+    runs: tuple[IntArray, ...]  # of each region: (n, ndim + 1), the index of the first voxel and the last's last entry
+    total: int  # number of regions before any were dropped
+
+    def where(self, min_size: int, high: float) -> _Regions:
+        """Return the regions of at least `min_size` voxels with a peak above `high`, by falling peak, then size."""
+        order = np.lexsort((-self.size, -self.peak))
+        order = order[(self.size[order] >= min_size) & (self.peak[order] > high)]
+        return _Regions(
+            number=self.number[order],
+            kind=self.kind[order],
+            start=self.start[order],
+            stop=self.stop[order],
+            centroid=self.centroid[order],
+            size=self.size[order],
+            peak=self.peak[order],
+            mean=self.mean[order],
+            runs=tuple(self.runs[i] for i in order),
+            total=self.total,
+        )
+
+    def mask(self, regions: NDArray[np.integer[Any]]) -> NDArray[np.uint8]:
+        """Return the label mask that holds these regions only."""
+        kinds = np.zeros(self.total + 1, np.uint8)
+        kinds[self.number] = self.kind
+        return np.asarray(kinds[regions])
+
+
+def _measure(
+    regions: NDArray[np.integer[Any]], score: NDArray[np.floating[Any]], kinds: NDArray[np.integer[Any]]
+) -> _Regions:
+    """Measure all regions of an array that holds 0 or a region's number, from 1 without gaps."""
+    n = regions.ndim
+    width = regions.shape[-1]
+    flat = regions.ravel()
+    inside = np.flatnonzero(flat)
+    if inside.size == 0:
+        none, points = np.zeros(0, np.int64), np.zeros((0, n), np.int64)
+        return _Regions(none, none, points, points, points + 0.0, none, none + 0.0, none + 0.0, (), 0)
+    number = flat[inside]
+    values = score.ravel()[inside].astype(np.float64)
+
+    new_run = (np.diff(inside) != 1) | (np.diff(number) != 0) | (inside[1:] % width == 0)
+    first = np.concatenate([[0], np.flatnonzero(new_run) + 1])
+    last = np.append(first[1:], inside.size) - 1
+    order = np.argsort(number[first], kind="stable")  # runs by region, in raster order within each
+    length = (last - first + 1)[order]
+    total = np.add.reduceat(values, first)[order]
+    peak = np.maximum.reduceat(values, first)[order]
+    runs = np.stack([*np.unravel_index(inside[first], regions.shape), inside[last] % width], axis=1)[order]
+
+    number = number[first][order].astype(np.int64)
+    begin = np.flatnonzero(np.diff(number, prepend=0))
+    size = np.add.reduceat(length, begin)
+    middle = runs[:, :n].astype(np.float64)
+    middle[:, -1] = (runs[:, n - 1] + runs[:, n]) / 2
+    return _Regions(
+        number=number[begin],
+        kind=kinds.ravel()[inside[first[order[begin]]]].astype(np.int64),
+        start=np.minimum.reduceat(runs[:, :n], begin),
+        stop=np.maximum.reduceat(runs[:, [*range(n - 1), n]], begin) + 1,
+        centroid=np.add.reduceat(middle * length[:, None], begin) / size[:, None],
+        size=size,
+        peak=np.maximum.reduceat(peak, begin),
+        mean=np.add.reduceat(total, begin) / size,
+        runs=tuple(np.split(runs, begin[1:])),
+        total=begin.size,
+    )
+
+
+def _findings(
+    table: _Regions, geometry: Geometry, classes: Sequence[str], confidence: Floats, p: FloatArray | None
+) -> tuple[Finding, ...]:
+    world = geometry.index_to_world(table.centroid)
+    size = table.size * geometry.voxel_size
+    found = []
+    for i, runs in enumerate(table.runs):
+        long_axis, short_axis = _diameters(runs, geometry)
+        found.append(
+            Finding(
+                id=i + 1,
+                label=classes[int(table.kind[i]) - 1],
+                start=tuple(table.start[i].tolist()),
+                stop=tuple(table.stop[i].tolist()),
+                centroid_index=tuple(table.centroid[i].tolist()),
+                centroid_world=tuple(world[i].tolist()),
+                size=float(size[i]),
+                size_unit=SIZE_UNITS[geometry.unit, geometry.ndim],
+                long_axis=long_axis,
+                short_axis=short_axis,
+                peak=float(table.peak[i]),
+                mean=float(table.mean[i]),
+                confidence=float(confidence[i]),
+                calibrated=p is not None,
+                p_value=None if p is None else float(p[i]),
+            )
+        )
+    return tuple(found)
+
+
+def _diameters(runs: IntArray, geometry: Geometry) -> tuple[float, float]:
+    """Return the longest in-plane diameter and the largest extent at right angles to it, in the grid's unit."""
+    # The Cholesky factor of the Gram matrix keeps all in-plane lengths and angles: spacing, tilt and shear.
+    axes = geometry.affine[:-1, geometry.ndim - 2 : geometry.ndim]
+    plane = np.linalg.cholesky(axes.T @ axes).T
+    slices = [runs]
+    if geometry.ndim == 3:
+        slices = [s[:, 1:] for s in np.split(runs, np.flatnonzero(np.diff(runs[:, 0])) + 1)]
+    # The longer diagonal of a slice's box bounds its diameter, so most slices need no hull.
+    extent = np.array([[s[-1, 0] - s[0, 0] + 1, s[:, 2].max() - s[:, 1].min() + 1] for s in slices])
+    bound = np.maximum(*(np.linalg.norm(extent * signs @ plane.T, axis=1) for signs in ((1, 1), (1, -1))))
+    best = (0.0, 0.0)
+    for i in np.argsort(-bound, kind="stable"):
+        if bound[i] < best[0] * (1 - TIE):
+            break
+        pair = _feret(slices[i], plane)
+        if pair[0] > best[0] * (1 + TIE) or (pair[0] > best[0] * (1 - TIE) and pair[1] > best[1]):
+            best = pair
+    return best
+
+
+def _feret(runs: IntArray, plane: Floats) -> tuple[float, float]:
+    """Return the diameters of one slice's runs ``(y, first x, last x)``, in raster order."""
+    from scipy.spatial import ConvexHull
+    from scipy.spatial.distance import pdist
+
+    line = np.flatnonzero(np.diff(runs[:, 0], prepend=runs[0, 0] - 1))  # of a line's runs only the ends matter
+    y = (runs[line, 0] - runs[0, 0]).astype(np.float64)
+    left = runs[line, 1].astype(np.float64)
+    right = runs[np.append(line[1:], len(runs)) - 1, 2].astype(np.float64)
+    tips = [(y, left - 0.5), (y, right + 0.5)]
+    tips += [(y + dy, x) for dy in (-0.5, 0.5) for x in (left, right)]
+    points = np.concatenate([np.stack(tip, axis=1) for tip in tips])
+    # A hull maps with its points, and in index units no spacing can flatten it: it holds at least one diamond.
+    corners = points[ConvexHull(points).vertices] @ plane.T
+    distances = pdist(corners)
+    long_axis = float(distances.max())
+    pairs = np.flatnonzero(distances >= long_axis * (1 - TIE))
+    a, b = (index[pairs] for index in np.triu_indices(len(corners), 1))
+    along = (corners[b] - corners[a]) / distances[pairs, None]
+    across = np.stack([-along[:, 1], along[:, 0]])
+    return long_axis, float(np.ptp(corners @ across, axis=0).max())
