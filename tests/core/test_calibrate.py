@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from inspection_core.calibrate import describe_p_value, p_value, p_values
@@ -11,6 +11,7 @@ from inspection_core.errors import ModelError, UsageError
 SCORES = st.integers(-5, 5).map(lambda i: i / 4)  # few values, so that ties are common
 
 
+@settings(deadline=None)
 @given(st.lists(SCORES, min_size=1, max_size=30), st.lists(SCORES, max_size=10))
 def test_p_value_is_its_definition(calibration, scores):
     got = p_values(scores, sorted(calibration))
@@ -25,6 +26,7 @@ def test_p_values_keep_the_shape_of_the_scores():
     assert p_values(np.float32(0.5), [0.0, 1.0]).shape == ()
 
 
+@settings(deadline=None)
 @given(st.lists(st.floats(-10, 10), min_size=2, max_size=40, unique=True))
 def test_of_exchangeable_scores_each_rank_is_as_likely(scores):
     """Each of n + 1 scores against the other n gives each of the p-values 1 / (n + 1), ..., 1 once."""
@@ -84,6 +86,7 @@ def test_words_name_what_is_inspected():
     assert describe_p_value(0.05, 99, "scans") == "about 1 in 20 scans look at least this odd"
 
 
+@settings(deadline=None)
 @given(st.integers(1, 500), st.data())
 def test_every_possible_p_value_has_words(n, data):
     k = data.draw(st.integers(1, n + 1))

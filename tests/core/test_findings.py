@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from scipy import ndimage
@@ -44,6 +44,7 @@ def only(findings):
     return findings[0]
 
 
+@settings(deadline=None)
 @given(SMALL_MAPS)
 def test_every_figure_against_one_region_at_a_time(score):
     low, high, n = 0.5, 2.5, score.ndim
@@ -82,6 +83,7 @@ def test_every_figure_against_one_region_at_a_time(score):
         assert f.short_axis <= f.long_axis * (1 + 1e-9)
 
 
+@settings(deadline=None)
 @given(SMALL_MAPS, st.integers(0, 2**32 - 1))
 def test_order_of_axes_changes_no_figure_of_2d(score, seed):
     """A turned part has the same findings: sizes and diameters do not depend on which axis the runs follow."""
@@ -326,6 +328,7 @@ def test_small_regions_leave_a_label_mask():
     assert only(findings).label == "a"
 
 
+@settings(deadline=None)
 @given(hnp.arrays(np.uint8, hnp.array_shapes(min_dims=2, max_dims=3, max_side=6), elements=st.integers(0, 3)))
 def test_every_labelled_voxel_is_in_one_finding(labels):
     mask, findings = find_labelled(labels, np.zeros(labels.shape, np.float32), Geometry.pixels(labels.shape), "abc")

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from inspection_core.calibrate import p_value
@@ -28,6 +28,7 @@ def calibrated(scores, **more):
     return Calibration("test", tuple(scores), **more)
 
 
+@settings(deadline=None)
 @given(policies(), st.lists(SCORES, min_size=1, max_size=120), SCORES)
 def test_a_certified_cut_says_the_same_as_the_p_value(policy, scores, score):
     calibration = calibrated(scores)
@@ -44,6 +45,7 @@ def test_a_certified_cut_says_the_same_as_the_p_value(policy, scores, score):
         assert got.warnings == ()
 
 
+@settings(deadline=None)
 @given(policies(), st.lists(SCORES, max_size=60))
 def test_cuts_are_in_order_and_certify_what_they_say(policy, scores):
     got = cuts(policy, calibrated(scores))
