@@ -58,7 +58,7 @@ class Geometry:
         n = len(shape)
         if n not in (2, 3) or min(shape) < 1:
             raise GeometryError(f"A grid has 2 or 3 spatial axes of at least 1 voxel each. Got shape {shape}.")
-        affine = np.array(self.affine, dtype=np.float64)
+        affine = np.array(self.affine, dtype=np.float64) + 0.0  # no -0.0: it equals 0.0 but hashes to something else
         if affine.shape != (n + 1, n + 1):
             raise GeometryError(f"The affine of a {n}-D grid is {n + 1} x {n + 1}. Got shape {affine.shape}.")
         if not np.isfinite(affine).all():
@@ -130,16 +130,22 @@ class Geometry:
     def world_to_index(self, world: ArrayLike) -> FloatArray:
         """Map ``(..., n)`` world points to fractional indices; the inverse of `index_to_world`."""
         points = np.asarray(world, dtype=np.float64) - self.affine[:-1, -1]
-        return np.linalg.solve(self.affine[:-1, :-1], points[..., None])[..., 0]
+        return np.asarray(np.linalg.solve(self.affine[:-1, :-1], points[..., None])[..., 0], dtype=np.float64)
 
     def cropped(self, start: Sequence[int], shape: Sequence[int]) -> Geometry:
         """Return the grid of the block that begins at index `start` and has `shape`; it may reach outside (padding)."""
+        if len(start) != self.ndim or len(shape) != self.ndim:
+            raise GeometryError(
+                f"A block has a start and a shape of {self.ndim} entries. Got {tuple(start)} and {tuple(shape)}."
+            )
         affine = self.affine.copy()
         affine[:-1, -1] = self.index_to_world(np.asarray(start, dtype=float))
         return Geometry(tuple(shape), affine, self.unit)
 
     def resized(self, shape: Sequence[int]) -> Geometry:
         """Return the grid with another number of voxels over the same field of view (outer edges stay in place)."""
+        if len(shape) != self.ndim or min(shape) < 1:
+            raise GeometryError(f"A new shape has {self.ndim} entries of at least 1. Got {tuple(shape)}.")
         factor = np.asarray(self.shape, dtype=float) / np.asarray(shape, dtype=float)
         to_old = np.eye(self.ndim + 1)
         to_old[:-1, :-1] = np.diag(factor)
@@ -148,6 +154,9 @@ class Geometry:
 
     def flipped(self, axis: int) -> Geometry:
         """Return the grid of ``numpy.flip(array, axis)``: every voxel keeps its place in the world."""
+        if not -self.ndim <= axis < self.ndim:
+            raise GeometryError(f"An axis is between {-self.ndim} and {self.ndim - 1}. Got {axis}.")
+        axis %= self.ndim  # a negative one would count the affine's column of origins
         affine = self.affine.copy()
         last = np.zeros(self.ndim)
         last[axis] = self.shape[axis] - 1

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -57,8 +57,11 @@ class Correction:
         if (self.after is None) != (self.start == ()):
             raise UsageError("A correction that changes voxels has both `start` and `after`; any other has neither.")
         if self.after is not None:
+            after = np.asarray(self.after)
+            if after.dtype.kind not in "uib" or (after.size and not 0 <= after.min() <= after.max() <= 255):
+                raise UsageError(f"Labels are whole numbers from 0 to 255. Got {_range(after)}.")
             # A copy: viewers paint in place, and the trail must not change under them.
-            object.__setattr__(self, "after", readonly(np.array(self.after, dtype=np.uint8)))
+            object.__setattr__(self, "after", readonly(np.array(after, dtype=np.uint8)))
 
 
 class Review:
@@ -142,6 +145,10 @@ class Review:
             raise GeometryError(
                 f"A correction lies inside the mask of shape {shape}. Got a block of shape {size} at {start}."
             )
+
+
+def _range(values: NDArray[Any]) -> str:
+    return f"{values.dtype} from {values.min()} to {values.max()}" if values.size else f"none, of {values.dtype}"
 
 
 def _block(start: tuple[int, ...], shape: tuple[int, ...]) -> tuple[slice, ...]:

@@ -18,11 +18,12 @@ def atomic_path(path: Path) -> Iterator[Path]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    suffix = "".join(path.suffixes[-2:])
-    temporary = path.with_name(f".{path.name[:100]}.{secrets.token_hex(4)}.tmp{suffix}")
+    # Cut short, because a name may take 255 bytes and a letter up to four of them.
+    suffix = "".join(s for s in path.suffixes[-2:] if len(s) <= 10)
+    temporary = path.with_name(f".{path.name[:32]}.{secrets.token_hex(4)}.tmp{suffix}")
     try:
         yield temporary
-        with temporary.open("rb") as file:
+        with temporary.open("r+b") as file:  # Windows syncs only what it may write
             os.fsync(file.fileno())
         temporary.replace(path)
         _sync_folder(path.parent)
