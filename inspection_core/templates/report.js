@@ -322,7 +322,10 @@
     const narrow = content.review !== null && content.review < edges[0] + 0.25 * span;
     const cuts = [content.threshold !== null ? cut(content.threshold, content.words.NG, "solid", side(content.threshold)) : null,
       content.review !== null && content.review !== content.threshold ? cut(content.review, content.words.REVIEW, "dash", narrow ? "left" : "right") : null].filter(Boolean);
-    if (cuts.length === 2 && cuts[0].note.xanchor === cuts[1].note.xanchor) cuts[1].note.y = 0.92;
+    if (cuts.length === 2 && cuts[0].note.xanchor === cuts[1].note.xanchor) {
+      cuts[1].note.y = 0.92;
+      if (narrow) cuts[1].note.x = content.threshold; // clear of both lines
+    }
     const highest = Math.max(...middles.map((_, k) => groups.reduce((sum, group) => sum + (group.calibration ? 0 : group.counts[k]), 0)), ...groups.flatMap((group) => group.counts));
     const axis = { gridcolor: colour("--line"), linecolor: colour("--line"), zeroline: false, automargin: true };
     const layout = {
