@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import tomllib
-import types
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -32,8 +32,6 @@ class Preparation:
         two images of one brightness would look alike. Values outside are kept, not clipped.
     dtype
         Value type of the images that the window is for, such as ``"uint8"``; another type is refused. Empty takes any.
-    mean, std
-        Per network channel, applied after the window.
     short_side
         Pixels of the short side at inference; the aspect ratio is kept. 0 takes `scale` instead.
     scale
@@ -48,8 +46,6 @@ class Preparation:
 
     window: tuple[float, float] = (0.0, 255.0)
     dtype: str = ""
-    mean: tuple[float, ...] = (0.5,)
-    std: tuple[float, ...] = (0.5,)
     short_side: int = 256
     scale: float = 1.0
     multiple: int = 32
@@ -58,8 +54,8 @@ class Preparation:
 
     def __post_init__(self) -> None:
         low, high = self.window
-        if not high > low:
-            raise ModelError(f"An intensity window is (low, high) with low < high. Got {self.window}.")
+        if not (high > low and math.isfinite(high - low)):
+            raise ModelError(f"An intensity window is (low, high), finite, with low < high. Got {self.window}.")
         if not 0 <= self.overlap < 1:
             raise ModelError(f"The overlap of tiles is in [0, 1). Got {self.overlap}.")
         if self.short_side < 0 or self.scale <= 0 or self.multiple < 1 or self.tile < self.multiple:
@@ -196,13 +192,8 @@ class ModelCard:
             raise ModelError(f'A task is "anomaly" or "segmentation". Got {self.task!r}.')
         if not self.channels:
             raise ModelError("A model takes at least one channel. Got none in `channels`.")
-        if self.schema_version > SCHEMA_VERSION:
-            raise ModelError(
-                f"This version reads cards of schema {SCHEMA_VERSION} and older. Got {self.schema_version}; "
-                "update inspection-suite."
-            )
-        for name in ("parameters", "training", "metrics"):
-            object.__setattr__(self, name, types.MappingProxyType(dict(getattr(self, name))))
+        for name in ("parameters", "training", "metrics"):  # own copies; plain, since cards travel between processes
+            object.__setattr__(self, name, dict(getattr(self, name)))
 
     def to_dict(self) -> dict[str, Any]:
         """Return the card as plain data."""
@@ -225,6 +216,12 @@ class ModelCard:
             data = tomllib.loads(text)
         except tomllib.TOMLDecodeError as error:
             raise ModelError(f"{source} is no valid TOML: {error}.") from error
+        schema = data.get("schema_version", SCHEMA_VERSION)
+        if isinstance(schema, int) and schema > SCHEMA_VERSION:  # before its new entries are called unknown
+            raise ModelError(
+                f"{source}: this version reads cards of schema {SCHEMA_VERSION} and older. Got {schema}; "
+                "update inspection-suite."
+            )
         return _build(cls, data, source)
 
     @classmethod
@@ -268,7 +265,11 @@ def _build(cls: type[T], data: Any, where: str) -> T:
     ]
     if needed:
         raise ModelError(f"{where} lacks {needed}; see docs/add-a-model.md for what a card holds.")
-    return cls(**{name: _convert(hints[name], value, f"{where}: {name}") for name, value in data.items()})
+    values = {name: _convert(hints[name], value, f"{where}: {name}") for name, value in data.items()}
+    try:
+        return cls(**values)
+    except ModelError as error:
+        raise ModelError(f"{where}: {error}") from error
 
 
 def _convert(kind: Any, value: Any, where: str) -> Any:
@@ -292,6 +293,16 @@ def _convert(kind: Any, value: Any, where: str) -> Any:
         raise ModelError(f"{where} must be {'text' if kind is str else 'a whole number'}. Got {value!r}.")
     if kind is float:
         raise ModelError(f"{where} must be a number. Got {value!r}.")
-    if isinstance(value, dict):  # a free table of scalars and lists
-        return {k: tuple(v) if isinstance(v, list) else v for k, v in value.items()}
+    if origin is Mapping:
+        if not isinstance(value, dict):
+            raise ModelError(f"{where} must be a table. Got {value!r}.")
+        return {k: _scalars(v, f"{where}: {k}") for k, v in value.items()}
     return value
+
+
+def _scalars(value: Any, where: str) -> Any:
+    """Check one entry of a free table: a scalar or a list of scalars."""
+    entries = value if isinstance(value, list) else [value]
+    if not all(isinstance(v, (str, int, float, bool)) for v in entries):
+        raise ModelError(f"{where} must be text, a number, true or false, or a list of those. Got {value!r}.")
+    return tuple(entries) if isinstance(value, list) else value

@@ -104,7 +104,14 @@ def console() -> Console:
 def progress_bars() -> Iterator[Callable[[str, int, int], None]]:
     """Show a progress bar for each stage on standard error, where that is a terminal."""
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
 
     columns = (
         TextColumn("{task.description:>12}"),
@@ -273,7 +280,9 @@ def screen(
                 progress=lambda n, total: show("screening", n, total),
             )
         result.outputs.extend(map(str, done.outputs))
-        result.errors.extend(done.errors)
+        result.errors.extend(
+            {"path": row.path, "type": "ReadError", "message": row.error} for row in done.rows if row.status == "failed"
+        )
         result.warnings.extend(done.warnings)
         result.extra = {"counts": done.counts, "new": done.new, "seconds": done.seconds}
         if done.counts["failed"] and done.counts["failed"] == sum(done.counts.values()):

@@ -7,32 +7,24 @@ calibration: the p-value of a new image is its place among them. Nothing here lo
 from __future__ import annotations
 
 import hashlib
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from inspection_core import __version__
 from inspection_core import device as devices
-from inspection_core.card import Calibration, ModelCard, Policy, Preparation
-from inspection_core.device import Device
-from inspection_core.engine import LoadedModel, plan
+from inspection_core.card import ModelCard
 from inspection_core.errors import FitError, InspectionError, UsageError
-from inspection_core.image import Image
-from inspection_core.infer import Clock, measure
+from inspection_core.infer import Clock
 from inspection_core.io.raster import list_images, read_raster
-from inspection_core.models import FITTERS, FittedPredictor, Fitter, function
+from inspection_core.models import FITTERS, function
 from inspection_core.models import weights as weights_io
-from inspection_core.prepare import GREY, prepare, source_box
-from inspection_core.threshold import cuts
 
 if TYPE_CHECKING:
-    import torch
+    pass
 
 Progress = Callable[[str, int, int], None]
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, Literal
 
 import numpy as np
@@ -142,4 +141,8 @@ class Prediction:
                 )
         object.__setattr__(self, "score", readonly(self.score))
         object.__setattr__(self, "mask", readonly(self.mask))
-        object.__setattr__(self, "timings", MappingProxyType(dict(self.timings)))
+        if self.mask.dtype != np.uint8 or self.score.dtype.kind != "f":
+            raise GeometryError(
+                f"A score map is float and a mask uint8. Got {self.score.dtype} and {self.mask.dtype}; convert them."
+            )
+        object.__setattr__(self, "timings", dict(self.timings))

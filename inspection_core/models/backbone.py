@@ -137,7 +137,7 @@ def load_weights(name: str, path: Path | None = None) -> dict[str, Tensor]:
         return _embedded(name)
     try:
         network = timm.create_model(name, pretrained=True)
-    except Exception as error:  # noqa: BLE001 - the hub's client raises anything from OSError to its own types
+    except Exception as error:
         raise ModelError(
             f"The weights of {name!r} cannot be fetched ({type(error).__name__}). Connect to the internet, give a local "
             f"file, or take one that needs no download: {', '.join(EMBEDDED)}."
@@ -177,7 +177,7 @@ def _read(path: Path) -> dict[str, Tensor]:
         raise ModelError(f"Found no weights at {path}.") from None
     except (OSError, RuntimeError, EOFError, SafetensorError) as error:
         raise ModelError(f"{path} is no safetensors file or PyTorch state dict: {type(error).__name__}.") from error
-    except Exception as error:  # noqa: BLE001 - unpickling a hostile or foreign file can raise anything
+    except Exception as error:
         raise ModelError(f"{path} holds more than tensors and was not loaded: {type(error).__name__}.") from error
     if not isinstance(stored, dict) or not all(isinstance(v, Tensor) for v in stored.values()):
         raise ModelError(f"{path} should hold a plain table of tensors. Got {type(stored).__name__}.")
