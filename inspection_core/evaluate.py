@@ -175,7 +175,8 @@ def evaluate(
     if errors:
         warnings.append(f"{len(errors)} images could not be measured and count in no figure.")
     return {
-        **figures(rows, prediction.threshold),
+        **figures(rows),
+        "threshold": finite(prediction.threshold),
         **_pixel_figures(pixels),
         "images_per_second": len(rows) / seconds,
         "seconds": seconds,
@@ -187,7 +188,7 @@ def evaluate(
     }
 
 
-def figures(rows: Sequence[Mapping[str, Any]], threshold: float) -> dict[str, Any]:
+def figures(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Return the image-level figures of rows with ``kind``, ``score`` and ``verdict``."""
     defect = np.array([r["kind"] != GOOD for r in rows])
     scores = np.array([r["score"] for r in rows], dtype=float)
@@ -211,7 +212,6 @@ def figures(rows: Sequence[Mapping[str, Any]], threshold: float) -> dict[str, An
         **measured,
         "review_rate_good": float(review[good].mean()) if good.any() else None,
         "review_rate_defect": float(review[defect].mean()) if defect.any() else None,
-        "threshold": finite(threshold),
         "n_good": int(good.sum()),
         "n_defect": int(defect.sum()),
         "kinds": kinds,

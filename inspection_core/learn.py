@@ -7,24 +7,32 @@ calibration: the p-value of a new image is its place among them. Nothing here lo
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from inspection_core import __version__
 from inspection_core import device as devices
-from inspection_core.card import ModelCard
+from inspection_core.card import Calibration, ModelCard, Policy, Preparation
+from inspection_core.device import Device
+from inspection_core.engine import LoadedModel, plan
 from inspection_core.errors import FitError, InspectionError, UsageError
-from inspection_core.infer import Clock
+from inspection_core.infer import Clock, measure
 from inspection_core.io.raster import list_images, read_raster
-from inspection_core.models import FITTERS, function
+from inspection_core.io.stream import read_ahead
+from inspection_core.models import FITTERS, FittedPredictor, Fitter, function
 from inspection_core.models import weights as weights_io
+from inspection_core.prepare import Prepared, prepare, source_box
+from inspection_core.threshold import cuts
 
 if TYPE_CHECKING:
-    pass
+    import torch
 
 Progress = Callable[[str, int, int], None]
 
@@ -40,20 +48,75 @@ PIXEL_QUANTILE = 0.999
 SAMPLED_PIXELS = 5000
 """Score-map pixels of each good image that this quantile is estimated from."""
 
+DEFECT_CELLS = 1.0
+"""Cells of the score grid that the smallest defect named by the user covers."""
+
+MAX_ENLARGEMENT = 4.0
+"""Images are not enlarged more than this: there is nothing to see between their pixels."""
+
+REVIEW_FACTOR = 2.0
+"""REVIEW takes in good parts up to this many times the share that may be NG."""
+
+FEW_SHOTS = 10
+"""Up to this many good images, turned and mirrored copies are added where they look like good ones."""
+
+TURNS: Mapping[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "mirrored left-right": lambda t: t.flip(-1),
+    "mirrored up-down": lambda t: t.flip(-2),
+    "turned by 180": lambda t: t.flip(-1, -2),
+    "turned by 90": lambda t: t.transpose(-1, -2).flip(-1),
+    "turned by 270": lambda t: t.transpose(-1, -2).flip(-2),
+}
+"""Exact turns of an array ``(C, h, w)``."""
+
+TURN_TOLERANCE = 1.1
+"""A turned image is taken for a good one if its patches are no more than this factor farther from the good ones."""
+
 
 @dataclass(frozen=True)
 class Preset:
-    """A set of defaults, chosen by the experiments in ``docs/decisions/0002-anomaly-defaults.md``."""
+    """A set of defaults, chosen by the experiments in ``docs/decisions/0002-anomaly-defaults.md``.
+
+    Parameters
+    ----------
+    architecture, backbone
+        What is fitted.
+    size
+        Pixels of the short side of the median good image at inference; one scale holds for all images.
+    top
+        Share of the score map's cells that an image's score is the mean of.
+    settings
+        For the architecture.
+    """
 
     architecture: str
     backbone: str
     size: int
+    top: float
     settings: Mapping[str, Any]
 
 
 PRESETS: Mapping[str, Preset] = {
-    "fast": Preset("patch-memory", "tf_efficientnet_lite0", 256, {"memory": 2048, "dim": 128}),
-    "accurate": Preset("patch-head", "tf_efficientnet_lite0", 256, {"memory": 4096}),
+    "fast": Preset(
+        "patch-memory",
+        "tf_efficientnet_lite0",
+        size=256,
+        top=0.03,
+        settings={"views": ((1.0, 4.0, 4.0, True),), "memory": 2048, "share": 0.1, "dim": 128, "smoothing": 1.0},
+    ),
+    "accurate": Preset(
+        "patch-memory",
+        "tf_efficientnet_lite0",
+        size=320,
+        top=0.03,
+        settings={
+            "views": ((1.0, 10.0, 3.0, True), (0.8, 4.0, 4.0, True), (0.8, 4.0, 4.0, False)),
+            "memory": 4096,
+            "share": 0.1,
+            "dim": 0,
+            "smoothing": 1.0,
+        },
+    ),
 }
 
 
@@ -190,7 +253,59 @@ def fit(
     network = Backbone(name, load_weights(name, backbone_weights))
     on = devices.choose(device)
     clock.lap("backbone")
-    raise NotImplementedError
+
+    scale = chosen.size / survey.short_side if smallest_defect is None else DEFECT_CELLS * network.stride / smallest_defect
+    card = ModelCard(
+        id=out.name,
+        version="1",
+        architecture=kind,
+        task="anomaly",
+        channels=survey.channels,
+        score="distance to the nearest good patch in units of a typical good patch, summed over views; no upper limit",
+        preparation=Preparation(
+            window=survey.window,
+            dtype=survey.dtype,
+            short_side=0,
+            scale=min(scale, MAX_ENLARGEMENT),
+            multiple=math.lcm(network.multiple, 32 if network.stride < 16 else network.multiple),
+        ),
+        policy=Policy(max_false_alarms=max_false_alarms, review=min(1.0, REVIEW_FACTOR * max_false_alarms)),
+        parameters={"top": chosen.top},
+        intended_use="Inspection of parts that look like the good images; research use only, not for diagnosis.",
+        limits="Sees what differs from the good images. Other products, cameras or light need a new model.",
+        licence=licence,
+    )
+    fitter: Fitter = fitter_class(network, chosen.settings, len(survey.paths), on, seed)
+    turns = _collect(survey, card, fitter, progress)
+    clock.lap("features")
+
+    held_out = _cross_fit(survey, card, fitter, out, on, seed, progress)
+    clock.lap("cross-fit")
+    predictor = fitter.build(range(len(survey.paths)), survey.names)
+    suspects = _suspects(survey.names, held_out.scores)
+    card = replace(
+        card,
+        calibration=held_out.calibration,
+        parameters={**predictor.parameters(), "top": chosen.top},
+        training={
+            "folder": str(root.absolute()),
+            "images": len(survey.paths),
+            "names": survey.names,
+            "data_sha256": survey.sha256,
+            "split": f"all images are good; calibration by {len(held_out.folds)}-fold cross-fitting, files in order",
+            "suspects": suspects,
+            "turns": turns,
+            "preset": preset,
+            "seed": seed,
+            "suite": __version__,
+        },
+    )
+    card = weights_io.save(out, card, predictor.tensors())
+    clock.lap("final model")
+    notes = [*survey.warnings, *cuts(card.policy, card.calibration).warnings]
+    if suspects:
+        notes.append(f"look at these good images, they are unlike the others: {', '.join(suspects[:10])}")
+    return Fitted(card, out, suspects, tuple(notes), clock.laps)
 
 
 def good_folder(folder: Path) -> Path:
@@ -282,3 +397,116 @@ def _look_at(path: Path) -> _Seen | InspectionError:
     if image.array.dtype != np.uint8:
         low, high = (float(v) for v in np.percentile(image.array, WINDOW_TAILS))
     return _Seen(path, image.channels, str(image.array.dtype), low, high, min(image.geometry.shape), digest)
+
+
+@dataclass(frozen=True)
+class _HeldOut:
+    calibration: Calibration
+    scores: NDArray[np.float64]
+    folds: list[NDArray[np.intp]]
+
+
+def _cross_fit(
+    survey: Survey, card: ModelCard, fitter: Fitter, out: Path, device: Device, seed: int, progress: Progress
+) -> _HeldOut:
+    """Score every good image with a model of the others."""
+    n = len(survey.paths)
+    if n < 2:
+        return _HeldOut(Calibration(), np.zeros(0), [])
+    # Contiguous: neighbours in a folder are often the same part again, and must not vouch for each other.
+    folds = np.array_split(np.arange(n), min(FOLDS, n))
+    scores, peaks, samples = np.zeros(n), np.zeros(n), []
+    generator = np.random.default_rng(seed)
+    done = 0
+    for fold in folds:
+        predictor = fitter.build([i for i in range(n) if i not in set(fold.tolist())], survey.names)
+        model = LoadedModel(card, out, predictor, device)
+        for i, image in zip(fold, read_ahead([survey.paths[j] for j in fold], read_raster), strict=True):
+            measured = measure(image, model)
+            scores[i], peaks[i] = measured.image_score, measured.peak
+            flat = measured.score.ravel()
+            samples.append(flat[generator.integers(0, flat.size, min(SAMPLED_PIXELS, flat.size))])
+            done += 1
+            progress("calibrating", done, n)
+    calibration = Calibration(
+        method=f"{len(folds)}-fold cross-fitting over {n} good images, folds contiguous in file order",
+        scores=tuple(float(s) for s in scores),
+        peaks=tuple(float(p) for p in peaks),
+        pixel_low=float(np.quantile(np.concatenate(samples), PIXEL_QUANTILE)),
+    )
+    return _HeldOut(calibration, scores, folds)
+
+
+def _suspects(names: Sequence[str], scores: NDArray[np.float64]) -> tuple[str, ...]:
+    """Return images far outside: above the third quartile by three times the interquartile range (Tukey's far out)."""
+    if scores.size < 8:
+        return ()
+    low, high = np.quantile(scores, (0.25, 0.75))
+    order = np.argsort(scores)[::-1]
+    return tuple(names[i] for i in order if scores[i] > high + 3 * (high - low))
+
+
+def _collect(survey: Survey, card: ModelCard, fitter: Fitter, progress: Progress) -> tuple[str, ...]:
+    """Hand every window of every good image to the fitter; return the names of turns that were added."""
+    n = len(survey.paths)
+    few = n <= FEW_SHOTS
+    kept: list[torch.Tensor] = []
+    for i, image in enumerate(read_ahead(survey.paths, read_raster)):
+        prepared = prepare(image, card)
+        _add(fitter, i, prepared.pixels, _origins(prepared, fitter.stride, fitter.offset), card)
+        if few:
+            kept.append(prepared.pixels)
+        progress("features", i + 1, n)
+    if not few:
+        return ()
+    accepted = _turns_that_help(kept, fitter, survey.names)
+    for i, image in enumerate(read_ahead(survey.paths, read_raster)):
+        prepared = prepare(image, card)
+        origins = _origins(prepared, fitter.stride, fitter.offset)
+        for name in accepted:
+            turn = TURNS[name]
+            _add(fitter, i, turn(prepared.pixels), turn(origins.permute(2, 0, 1)).permute(1, 2, 0).contiguous(), card)
+    return tuple(accepted)
+
+
+def _add(fitter: Fitter, image: int, pixels: torch.Tensor, origins: torch.Tensor, card: ModelCard) -> None:
+    preparation = card.preparation
+    for window in plan(tuple(pixels.shape[1:]), preparation.tile, preparation.overlap, preparation.multiple):
+        cells = tuple(slice(s.start // fitter.stride, s.stop // fitter.stride) for s in window)
+        fitter.add(image, pixels[(slice(None), *window)][None], origins[cells][None])
+
+
+def _origins(prepared: Prepared, stride: int, offset: float) -> torch.Tensor:
+    """Return ``(h', w', 4)``: centre y, x and height, width of each cell in the source's pixels."""
+    import torch
+
+    rows, columns = (np.arange(n // stride) for n in prepared.shape)
+    (y, x), size = source_box((rows, columns), prepared.shape, prepared.source, stride, offset)
+    grid = np.stack(
+        [*np.meshgrid(y, x, indexing="ij"), *(np.full((len(rows), len(columns)), s) for s in size)], axis=-1
+    )
+    return torch.from_numpy(grid.astype(np.float32))
+
+
+def _turns_that_help(kept: Sequence[torch.Tensor], fitter: Fitter, names: Sequence[str]) -> list[str]:
+    """Return the turns under which good images still look good.
+
+    The yardstick is how far a good image lies from the others; for a lone image, how far it lies from itself moved by
+    half a cell. A turn that goes much beyond that would teach the model that wrongly placed parts are good.
+    """
+    import torch
+
+    def distance(predictor: FittedPredictor, pixels: torch.Tensor) -> float:
+        with torch.inference_mode():
+            return float(predictor(pixels[None]).map.mean())
+
+    ratios: dict[str, list[float]] = {name: [] for name in TURNS}
+    for i in range(min(len(kept), 4)):
+        others = [j for j in range(len(kept)) if j != i] or [0]
+        predictor = fitter.build(others, names)
+        pixels = kept[i]
+        half = fitter.stride // 2
+        plain = distance(predictor, pixels if len(kept) > 1 else torch.roll(pixels, (half, half), dims=(1, 2)))
+        for name, turn in TURNS.items():
+            ratios[name].append(distance(predictor, turn(pixels)) / max(plain, 1e-6))
+    return [name for name, values in ratios.items() if np.mean(values) <= TURN_TOLERANCE]

@@ -139,6 +139,7 @@ def screen(
             items=[item(row, run, truth(row.path)) for row in rows],
             threshold=cut.ng,
             review_threshold=cut.review,
+            certified_rate=cut.certified_rate,
             metrics=metrics(rows),
             notes=tuple(notes),
             warnings=cut.warnings,

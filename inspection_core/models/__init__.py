@@ -14,7 +14,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
-from inspection_core.card import ModelCard
+from inspection_core.card import ModelCard, Scalar
 from inspection_core.device import Device
 from inspection_core.errors import ModelError
 from inspection_core.prediction import Neighbour
@@ -26,13 +26,11 @@ ENTRY_POINTS = "inspection_core.models"
 
 MODELS: Mapping[str, str] = {
     "patch-memory": "inspection_core.models.patch_memory:load",
-    "patch-head": "inspection_core.models.patch_head:load",
 }
 """Architecture -> ``module:function`` that loads it. Strings, so that nothing is imported before it is used."""
 
 FITTERS: Mapping[str, str] = {
     "patch-memory": "inspection_core.models.patch_memory:PatchMemoryFitter",
-    "patch-head": "inspection_core.models.patch_head:PatchHeadFitter",
 }
 """Architectures that can be fitted from good images alone -> the `Fitter` that does it."""
 
@@ -74,9 +72,12 @@ class Predictor(Protocol):
 class Fitter(Protocol):
     """Makes predictors of one architecture from the patches of good images, seen once, in bounded memory.
 
-    Made with ``Fitter(backbone, settings, device, seed)``. `add` is called for every window of every image; then
+    Made with ``Fitter(backbone, settings, images, device, seed)``. `add` is called for every window of every image; then
     `build` gives a predictor from a subset of the images, so that cross-fitting needs no second look at the others.
     """
+
+    stride: int
+    offset: float
 
     def add(self, image: int, batch: torch.Tensor, origins: torch.Tensor) -> None:
         """Take in the windows ``(B, C, h, w)`` of one image.
@@ -95,6 +96,10 @@ class FittedPredictor(Predictor, Protocol):
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """Return all that `load` needs besides the card."""
+        ...
+
+    def parameters(self) -> dict[str, Scalar | tuple[Scalar, ...]]:
+        """Return the settings that the card keeps."""
         ...
 
 

@@ -54,8 +54,12 @@ class Backbone(nn.Module):
 
         self.name = name
         options = _options(name)
-        self.net = timm.create_model(name, pretrained=False, **options)
-        info = self.net.feature_info
+        self.net: Any = timm.create_model(name, pretrained=False, **options)
+        info: Any = self.net.feature_info
+        if hasattr(self.net, "_stage_out_idx") and hasattr(self.net, "blocks"):
+            # timm's EfficientNet runs its last stages even where nobody asks for their features.
+            last: Any = max(self.net._stage_out_idx)
+            self.net.blocks = self.net.blocks[:last]
         self.dim = int(sum(info.channels()))
         self.stride = int(min(info.reduction()))
         # Every level must divide the input, and levels are joined on the finest grid.
@@ -68,16 +72,17 @@ class Backbone(nn.Module):
         self.eval()
         self.requires_grad_(False)
 
-    def forward(self, batch: Tensor) -> Tensor:
+    def forward(self, batch: Tensor, count_border: bool = True) -> Tensor:
         """Map normalised ``(B, 3, h, w)`` to ``(B, dim, h / stride, w / stride)``.
 
         Each level is averaged over 3 x 3 cells, so that a patch knows its surroundings, and brought to the finest grid.
+        `count_border` says whether cells beyond the border count as zeros, as in PatchCore, or not at all.
         """
         levels = self.net(batch)
         size = levels[0].shape[-2:]
         joined = []
         for level in levels:
-            pooled = F.avg_pool2d(level, 3, stride=1, padding=1, count_include_pad=False)
+            pooled = F.avg_pool2d(level, 3, stride=1, padding=1, count_include_pad=count_border)
             if pooled.shape[-2:] != size:
                 pooled = F.interpolate(pooled, size=size, mode="bilinear", align_corners=False)
             joined.append(pooled)
