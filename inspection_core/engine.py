@@ -71,9 +71,7 @@ class LoadedModel:
     def _run(self, pixels: torch.Tensor, device: Device) -> Grid:
         self.predictor.to(device)
         preparation = self.card.preparation
-        return run_windows(
-            self.predictor, pixels, device, preparation.tile, preparation.overlap, preparation.multiple
-        )
+        return run_windows(self.predictor, pixels, device, preparation.tile, preparation.overlap, preparation.multiple)
 
 
 def plan(shape: Sequence[int], tile: int, overlap: float, multiple: int) -> list[Window]:

@@ -166,7 +166,9 @@ def evaluate(
         progress(done, len(todo))
     seconds = time.perf_counter() - started
     if not rows:
-        raise UsageError(f"None of the {len(todo)} images of {dataset} could be measured. The first: {errors[0]['message']}")
+        raise UsageError(
+            f"None of the {len(todo)} images of {dataset} could be measured. The first: {errors[0]['message']}"
+        )
     if out is not None:
         _write(out / "evaluation.csv", rows)
     warnings = list(dict.fromkeys(prediction.warnings))

@@ -1,6 +1,6 @@
 """The one way through: read -> prepare -> infer -> restore -> threshold -> findings.
 
-`predict` is the only place where these steps are put together. The command line, screening, plugins and servers call it.
+`predict` is the only place where these steps are put together. Command line, screening, plugins and servers call it.
 """
 
 from __future__ import annotations

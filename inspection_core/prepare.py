@@ -101,7 +101,7 @@ def prepare(image: Image, card: ModelCard) -> Prepared:
     low, high = preparation.window
     pixels = torch.empty((len(array), *size), dtype=torch.float32)
     for channel, plane in zip(pixels, array, strict=True):  # one at a time bounds memory for very large images
-        whole = torch.from_numpy(np.ascontiguousarray(plane, dtype=np.float32))[None, None]
+        whole = torch.from_numpy(np.array(plane, dtype=np.float32, order="C"))[None, None]  # images are read-only
         if size != tuple(plane.shape):
             whole = F.interpolate(whole, size=size, mode="bilinear", antialias=True, align_corners=False)
         channel.copy_(whole[0, 0]).sub_(low).div_(high - low)
@@ -174,10 +174,14 @@ def restore(
 
 
 def source_box(
-    cell: Sequence[float], prepared_shape: Sequence[int], source: Sequence[int], stride: float, offset: float
-) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Return centre and size, in source pixels, of the block of `stride` pixels around a cell of the grid."""
-    centre, size = [], []
+    cell: Sequence[Any], prepared_shape: Sequence[int], source: Sequence[int], stride: float, offset: float
+) -> tuple[tuple[Any, ...], tuple[float, ...]]:
+    """Return centre and size, in source pixels, of the block of `stride` pixels around a cell of the grid.
+
+    A cell is an index ``(y, x)``, of numbers or of arrays of them.
+    """
+    centre: list[Any] = []
+    size: list[float] = []
     for c, inner, outer in zip(cell, prepared_shape, source, strict=True):
         factor = outer / inner
         centre.append((c * stride + offset + 0.5) * factor - 0.5)

@@ -111,7 +111,9 @@ def screen(
         If there is no image, or `run` holds a run of something else.
     """
     source = Path(source).absolute()
-    inputs = list_images(source) if paths is None else [Path(p).absolute() for p in paths]
+    own = Path(run).absolute() / PICTURES  # a run may lie inside the folder that it screens
+    found = list_images(source) if paths is None else [Path(p).absolute() for p in paths]
+    inputs = [p for p in found if not p.is_relative_to(own)]
     if not inputs:
         raise UsageError(f"Found no PNG, JPEG, TIFF, BMP or WebP image below {source}. Give a folder with images.")
     card = model.card
@@ -182,7 +184,7 @@ def _one(name: str, mark: str, image: Image | InspectionError, model: LoadedMode
             raise image
         prediction = predict(image, model)
     except InspectionError as error:
-        return Row(name, mark, "failed", error=str(error))
+        return Row(name, mark, "failed", error=_utf8(str(error)))
     clock.lap("predict")
     own = [w for w in prediction.warnings if w not in pictures.common_warnings]
     return Row(
@@ -286,4 +288,9 @@ def write_tables(run: Path, rows: Sequence[Row]) -> tuple[Path, Path]:
 
 def _relative(path: Path, folder: Path) -> str:
     """Return a path below `folder` with forward slashes; links are not followed, so that names stay the user's."""
-    return Path(os.path.relpath(path, folder)).as_posix()
+    return _utf8(Path(os.path.relpath(path, folder)).as_posix())
+
+
+def _utf8(text: str) -> str:
+    """Return a text in which a file name's bytes that are no UTF-8 are written out: a database takes no others."""
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")

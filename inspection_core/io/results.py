@@ -129,8 +129,9 @@ def coco_json(predictions: Iterable[Prediction]) -> dict[str, Any]:
 
 
 def folder_names(paths: Sequence[Path]) -> list[str]:
-    """Return a distinct folder name for each input: its stem; equal stems keep their suffix, then their folder's name."""
-    names = [p.stem for p in paths]
+    """Return a distinct folder name for each input: its stem; equal stems keep their suffix, then get their folder."""
+    # The stem of "...png" is "..", which would be the folder above.
+    names = [p.stem if p.stem.strip(".") else f"_{p.name}" for p in paths]
     for longer in ([p.name for p in paths], [f"{p.parent.name}_{p.name}" for p in paths]):
         names = [b if clash else a for a, b, clash in zip(names, longer, _clashes(names), strict=True)]
     return [f"{n}_{i}" if clash else n for i, (n, clash) in enumerate(zip(names, _clashes(names), strict=True), 1)]

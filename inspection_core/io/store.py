@@ -6,12 +6,14 @@ a killed process loses at most the image it was working on.
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import sqlalchemy as sql
 
@@ -80,19 +82,36 @@ class RunStore:
     ----------
     folder
         The run's folder; its database is made where it is not there yet.
+
+    Raises
+    ------
+    UsageError
+        If the folder holds something else under the database's name.
+    OSError
+        If the database cannot be written, here and in every method: no space, no permission, in use by others.
     """
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        self._engine = sql.create_engine(f"sqlite:///{folder / RUN_DATABASE}")
+        # Built from parts: in a URL as text, a folder's own "?" or "%" would have a meaning.
+        self._engine = sql.create_engine(sql.URL.create("sqlite", database=str(folder / RUN_DATABASE)))
         self._folder = folder
         try:
-            _metadata.create_all(self._engine)
+            with self._transaction() as connection:
+                _metadata.create_all(connection)
         except sql.exc.DatabaseError as error:
             self.close()
             raise UsageError(
                 f"{folder / RUN_DATABASE} is no database of a run. Give a new folder for --out, or remove that file."
             ) from error
+
+    @contextlib.contextmanager
+    def _transaction(self) -> Iterator[sql.Connection]:
+        try:
+            with self._engine.begin() as connection:
+                yield connection
+        except sql.exc.OperationalError as error:  # the disk, not the data
+            raise OSError(errno.EIO, str(error.orig), str(self._folder / RUN_DATABASE)) from error
 
     def claim(self, what: Mapping[str, str]) -> None:
         """Record what the run is about (model, folder), or check that a resumed run is about the same.
@@ -102,7 +121,7 @@ class RunStore:
         UsageError
             If the folder holds a run of something else.
         """
-        with self._engine.begin() as connection:
+        with self._transaction() as connection:
             there = {row.key: row.value for row in connection.execute(sql.select(_run))}
             for key, value in what.items():
                 if key not in there:
@@ -116,20 +135,20 @@ class RunStore:
     def fingerprints(self) -> dict[str, str]:
         """Return path -> fingerprint of every input that is done; failed ones are tried again."""
         query = sql.select(_results.c.path, _results.c.fingerprint).where(_results.c.status == "done")
-        with self._engine.connect() as connection:
+        with self._transaction() as connection:
             return {row.path: row.fingerprint for row in connection.execute(query)}
 
     def put(self, row: Row) -> None:
         """Write or replace one row, and commit."""
         values = {k: getattr(row, k) for k in _results.c.keys() if k != "details"}  # noqa: SIM118 - a SQL collection
         values["details"] = json.dumps(dict(row.details), allow_nan=False)
-        with self._engine.begin() as connection:
+        with self._transaction() as connection:
             connection.execute(sql.delete(_results).where(_results.c.path == row.path))
             connection.execute(sql.insert(_results).values(**values))
 
     def forget(self, keep: set[str]) -> int:
         """Remove rows whose input is no longer there; return how many."""
-        with self._engine.begin() as connection:
+        with self._transaction() as connection:
             paths = [row.path for row in connection.execute(sql.select(_results.c.path))]
             gone = [p for p in paths if p not in keep]
             for path in gone:
@@ -138,7 +157,7 @@ class RunStore:
 
     def rows(self) -> Iterator[Row]:
         """Yield all rows, ordered by path."""
-        with self._engine.connect() as connection:
+        with self._transaction() as connection:
             for row in connection.execute(sql.select(_results).order_by(_results.c.path)):
                 values = dict(row._mapping)
                 values["details"] = json.loads(values["details"])
@@ -148,7 +167,7 @@ class RunStore:
         """Release the database file."""
         self._engine.dispose()
 
-    def __enter__(self) -> RunStore:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, at: TracebackType | None) -> None:

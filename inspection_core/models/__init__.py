@@ -72,8 +72,8 @@ class Predictor(Protocol):
 class Fitter(Protocol):
     """Makes predictors of one architecture from the patches of good images, seen once, in bounded memory.
 
-    Made with ``Fitter(backbone, settings, images, device, seed)``. `add` is called for every window of every image; then
-    `build` gives a predictor from a subset of the images, so that cross-fitting needs no second look at the others.
+    Made with ``Fitter(backbone, settings, images, device, seed)``. `add` is called for every window of every image;
+    then `build` gives a predictor from a subset of the images, so that cross-fitting needs no second look at the rest.
     """
 
     stride: int

@@ -52,7 +52,9 @@ def load(folder: Path, card: ModelCard) -> dict[str, torch.Tensor]:
     try:
         digest = sha256(path)
     except OSError as error:
-        raise ModelError(f"The weights {path} cannot be read: {error.strerror}. Copy the whole model folder.") from error
+        raise ModelError(
+            f"The weights {path} cannot be read: {error.strerror}. Copy the whole model folder."
+        ) from error
     if digest != card.weights_sha256:
         raise ModelError(
             f"The weights {path} are not those that the card was written for: expected SHA-256 "
