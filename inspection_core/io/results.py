@@ -114,7 +114,7 @@ def coco_json(predictions: Iterable[Prediction]) -> dict[str, Any]:
                     "image_id": image_id,
                     "category_id": labels.setdefault(finding.label, len(labels) + 1),
                     "bbox": [x0, y0, x1 - x0, y1 - y0],
-                    "area": int((prediction.mask[y0:y1, x0:x1] > 0).sum()),
+                    "area": int(region(prediction, finding).sum()),
                     "segmentation": _run_lengths(prediction, finding),
                     "iscrowd": 1,  # what COCO calls an annotation that is given as run lengths
                     "score": finding.confidence,
