@@ -63,10 +63,8 @@ class LoadedModel:
             The stitched result, and the rung of the memory ladder that it was made on.
         """
         with self._lock:
-            try:
-                return devices.on_ladder(self.device, lambda rung: self._run(pixels, rung))
-            finally:
-                self.predictor.to(self.device)
+            # What ran on a lower rung stays there until the next run, which moves it back where there is room.
+            return devices.on_ladder(self.device, lambda rung: self._run(pixels, rung))
 
     def _run(self, pixels: torch.Tensor, device: Device) -> Grid:
         self.predictor.to(device)

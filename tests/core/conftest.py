@@ -1,0 +1,86 @@
+"""Small generated parts, and one model fitted from them, for every test of the core."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import PIL.Image
+import pytest
+from scipy.ndimage import gaussian_filter
+
+from inspection_core.engine import Engine, LoadedModel
+from inspection_core.image import Image
+from inspection_core.io.raster import read_raster
+from inspection_core.learn import Fitted, fit
+
+
+def brushed(seed: int, size: int = 96) -> np.ndarray:
+    """Make a grey uint8 picture of brushed metal: streaks along x, never twice the same."""
+    noise = np.random.default_rng(seed).normal(size=(size, size))
+    streaks = gaussian_filter(noise, (0.8, 6), mode="wrap")
+    return np.clip(128 + 30 * streaks / streaks.std(), 0, 255).astype(np.uint8)
+
+
+def cast_iron(seed: int, size: int = 96) -> np.ndarray:
+    """Make a grey uint8 picture of cast iron: grains that look alike from every side."""
+    noise = gaussian_filter(np.random.default_rng(seed).normal(size=(size, size)), 1.5, mode="wrap")
+    return np.clip(128 + 30 * noise / noise.std(), 0, 255).astype(np.uint8)
+
+
+def hole(picture: np.ndarray, at: tuple[int, int] = (30, 60), side: int = 14) -> np.ndarray:
+    """Return the picture with a bright square that has a dark core: a defect if there ever was one."""
+    broken = picture.copy()
+    white = np.iinfo(picture.dtype).max if picture.dtype.kind == "u" else picture.max()
+    y, x = at
+    broken[y : y + side, x : x + side] = white
+    broken[y + side // 4 : y + side // 2, x + side // 4 : x + side // 2] = 0
+    return broken
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What tests make pictures with."""
+
+    brushed = staticmethod(brushed)
+    cast_iron = staticmethod(cast_iron)
+    hole = staticmethod(hole)
+
+    @staticmethod
+    def write(folder: Path, pictures: list[np.ndarray]) -> Path:
+        """Write pictures as part00.png, part01.png, ...; return the folder."""
+        folder.mkdir(parents=True, exist_ok=True)
+        for i, picture in enumerate(pictures):
+            PIL.Image.fromarray(picture).save(folder / f"part{i:02}.png")
+        return folder
+
+    @staticmethod
+    def read(folder: Path, picture: np.ndarray) -> Image:
+        """Return a picture as the suite reads it from a file."""
+        path = folder / "picture.png"
+        PIL.Image.fromarray(picture).save(path)
+        return read_raster(path)
+
+
+@pytest.fixture(scope="session")
+def parts() -> Parts:
+    return Parts()
+
+
+@pytest.fixture(scope="session")
+def good_parts(tmp_path_factory, parts) -> Path:
+    """Twelve good images of 96 x 96 pixels."""
+    return parts.write(tmp_path_factory.mktemp("good"), [parts.brushed(seed) for seed in range(12)])
+
+
+@pytest.fixture(scope="session")
+def fitted(tmp_path_factory, good_parts) -> Fitted:
+    """A patch-memory made from the good parts, with the fast preset. Read it, never change its folder."""
+    folder = tmp_path_factory.mktemp("models") / "brushed"
+    # A smallest defect of one cell keeps the images' own size, which makes this quick.
+    return fit(good_parts, folder, preset="fast", device="cpu", max_false_alarms=0.1, smallest_defect=8)
+
+
+@pytest.fixture(scope="session")
+def model(fitted) -> LoadedModel:
+    """That model, loaded."""
+    return Engine("cpu").load(fitted.folder)

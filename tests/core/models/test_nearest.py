@@ -1,0 +1,113 @@
+"""Nearest neighbours are exact, whatever else is searched with them; a coreset covers what it stands for."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from inspection_core.models import nearest
+from inspection_core.models.nearest import Memory, greedy_coreset, projection
+
+
+def vectors(n: int, d: int, seed: int = 0, scale: float = 1.0) -> torch.Tensor:
+    return scale * torch.randn((n, d), generator=torch.Generator().manual_seed(seed))
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.integers(1, 60), st.integers(1, 40), st.integers(1, 20), st.integers(1, 5), st.sampled_from([0.01, 1, 100]))
+def test_the_nearest_are_those_of_brute_force(n, m, d, k, scale):
+    queries, references = vectors(n, d, 1, scale), vectors(m, d, 2, scale)
+    distances, numbers = Memory(references).search(queries, k)
+    every = (queries.double()[:, None] - references.double()).square().sum(dim=2).sqrt()
+    expected = every.sort(dim=1).values[:, : min(k, m)]
+    assert distances.shape == numbers.shape == (n, min(k, m))
+    assert torch.allclose(distances.double(), expected, rtol=1e-5, atol=1e-6 * scale)
+    assert torch.allclose(every.gather(1, numbers), expected, rtol=1e-5, atol=1e-6 * scale)
+    assert (distances.diff(dim=1) >= 0).all()
+
+
+@pytest.mark.parametrize("k", [1, 3])
+def test_company_changes_nothing_not_even_the_last_bit(k):
+    """1,500 queries at once, in other order or one by one, across the border between two blocks."""
+    queries, memory = vectors(1500, 32, 3), Memory(vectors(300, 32, 4))
+    distances, numbers = memory.search(queries, k)
+    for i in (0, 700, 1023, 1024, 1499):
+        alone = memory.search(queries[i : i + 1], k)
+        assert torch.equal(alone[0][0], distances[i])
+        assert torch.equal(alone[1][0], numbers[i])
+    order = torch.randperm(1500, generator=torch.Generator().manual_seed(5))
+    mixed = memory.search(queries[order], k)
+    assert torch.equal(mixed[0], distances[order])
+    assert torch.equal(mixed[1], numbers[order])
+
+
+def test_the_size_of_a_block_is_no_part_of_the_answer(monkeypatch):
+    queries, memory = vectors(100, 16, 3), Memory(vectors(50, 16, 4))
+    distances, numbers = memory.search(queries, 2)
+    monkeypatch.setattr(nearest, "BLOCK", 7)
+    again, same = memory.search(queries, 2)
+    assert torch.allclose(again, distances, rtol=1e-6)
+    assert torch.equal(same, numbers)
+
+
+def test_a_reference_finds_itself_at_distance_0():
+    """The expanded form of the distance would say 0.001 or so here, for want of digits."""
+    references = vectors(200, 64, scale=100)
+    distances, numbers = Memory(references).search(references)
+    assert distances.max() == 0
+    assert torch.equal(numbers[:, 0], torch.arange(200))
+
+
+def test_a_memory_moves_and_stays():
+    memory = Memory(vectors(5, 3))
+    assert len(memory) == 5
+    assert memory.to(torch.device("cpu")) is memory
+    assert memory.to(torch.device("meta")).vectors.device.type == "meta"
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.integers(1, 60), st.integers(1, 5), st.integers(1, 70), st.integers(0, 1000))
+def test_a_coreset_has_no_duplicates_and_knows_its_radius(n, d, count, seed):
+    pool = vectors(n, d, seed)
+    numbers, radii = greedy_coreset(pool, count)
+    assert len(numbers) == len(radii) == min(count, n)
+    assert len(set(numbers.tolist())) == len(numbers)
+    for step in (1, len(numbers)):
+        radius = torch.cdist(pool.double(), pool[numbers[:step]].double()).amin(dim=1).max()
+        assert float(radii[step - 1]) == pytest.approx(float(radius), rel=1e-3, abs=2e-3)
+    assert (radii.diff() <= 2e-3).all()
+
+
+def test_the_radius_is_at_most_twice_the_best():
+    """Four tight clusters and four choices: one from each."""
+    centres = torch.tensor([[0.0, 0.0], [10.0, 0.0], [0.0, 10.0], [10.0, 10.0]])
+    pool = torch.cat([c + 0.1 * vectors(25, 2, i) for i, c in enumerate(centres)])
+    numbers, radii = greedy_coreset(pool, 4)
+    assert sorted((numbers // 25).tolist()) == [0, 1, 2, 3]
+    assert float(radii[-1]) < 1
+
+
+@pytest.mark.parametrize("count", [1, 5, 6, 9])
+def test_equal_vectors_are_chosen_once_each(count):
+    pool = torch.ones((6, 4))
+    pool[3:] = 2
+    numbers, _ = greedy_coreset(pool, count)
+    assert len(set(numbers.tolist())) == min(count, 6)
+
+
+def test_the_first_choice_is_nearest_to_the_mean():
+    numbers, _ = greedy_coreset(torch.tensor([[0.0], [4.0], [9.0]]), 1)
+    assert numbers.tolist() == [1]
+
+
+def test_a_projection_keeps_distances_on_average():
+    pool = vectors(200, 400)
+    short = pool @ projection(400, 100, seed=0)
+    ratio = torch.pdist(short) / torch.pdist(pool)
+    assert float(ratio.mean()) == pytest.approx(1, abs=0.02)
+    assert float(ratio.std()) < 0.1
+
+
+def test_a_projection_is_its_seeds():
+    assert torch.equal(projection(10, 4, 1), projection(10, 4, 1))
+    assert not torch.equal(projection(10, 4, 1), projection(10, 4, 2))

@@ -1,0 +1,141 @@
+"""Choosing a device, and the ladder that a job climbs down when memory runs out."""
+
+import pytest
+import torch
+
+from inspection_core import device as devices
+from inspection_core.device import GPU_BATCH, Device, choose, is_out_of_memory, on_ladder, rungs, threads
+from inspection_core.errors import DeviceError
+
+FAKE = Device("meta", batch=4)
+"""Stands for a GPU: torch knows the name on every machine."""
+
+
+@pytest.fixture
+def gpus(monkeypatch):
+    """Return a function that makes torch see some CUDA devices, and MPS or not."""
+
+    def see(cuda: int, mps: bool = False) -> None:
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda > 0)
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: cuda)
+        monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
+
+    return see
+
+
+# name: (asked for, CUDA devices, MPS there, device)
+CHOICES = {
+    "auto with nothing": ("auto", 0, False, Device("cpu", 1)),
+    "auto on a Mac": ("auto", 0, True, Device("mps", GPU_BATCH)),
+    "auto prefers CUDA": ("auto", 1, True, Device("cuda", GPU_BATCH)),
+    "CPU where there is more": ("cpu", 2, False, Device("cpu", 1)),
+    "the second GPU": ("cuda:1", 2, False, Device("cuda:1", GPU_BATCH)),
+}
+
+
+@pytest.mark.parametrize(("name", "cuda", "mps", "expected"), CHOICES.values(), ids=CHOICES)
+def test_choose(gpus, name, cuda, mps, expected):
+    gpus(cuda, mps)
+    assert choose(name) == expected
+
+
+# name: (asked for, CUDA devices, message)
+REFUSED = {
+    "no device": ("toaster", 0, r'^A device is "auto", "cpu", "cuda", "cuda:N" or "mps"\. Got \'toaster\'\.$'),
+    "nothing": ("", 0, r"Got ''\.$"),
+    "absent": (
+        "cuda",
+        0,
+        r"^The device 'cuda' is not here\. This machine has: cpu; choose one of them or auto\.$",
+    ),
+    "of torch, not of ours": ("meta", 1, r"^The device 'meta' is not here\. This machine has: cpu, cuda;"),
+    "one too many": ("cuda:2", 2, r"^There are 2 CUDA devices, counted from 0\. Got 'cuda:2'\.$"),
+}
+
+
+@pytest.mark.parametrize(("name", "cuda", "message"), REFUSED.values(), ids=REFUSED)
+def test_refused(gpus, name, cuda, message):
+    gpus(cuda)
+    with pytest.raises(DeviceError, match=message):
+        choose(name)
+
+
+# name: (error, whether it says that memory ran out)
+OUT_OF_MEMORY = {
+    "CUDA": (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), True),
+    "MPS": (RuntimeError("MPS backend out of memory"), True),
+    "CPU": (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 99 bytes"), True),
+    "Python": (MemoryError(), True),
+    "another runtime error": (RuntimeError("shapes cannot be multiplied"), False),
+    "a value error that talks of it": (ValueError("out of memory"), False),
+}
+
+
+@pytest.mark.parametrize(("error", "expected"), OUT_OF_MEMORY.values(), ids=OUT_OF_MEMORY)
+def test_is_out_of_memory(error, expected):
+    assert is_out_of_memory(error) is expected
+
+
+def test_torchs_own_allocator_is_understood():
+    with pytest.raises(RuntimeError) as caught:
+        torch.empty(2**60, dtype=torch.uint8)
+    assert is_out_of_memory(caught.value)
+
+
+def test_rungs():
+    assert rungs(Device("cpu")) == [Device("cpu")]
+    assert rungs(FAKE) == [FAKE, Device("meta", 1), Device("cpu")]
+    assert rungs(Device("mps", 1)) == [Device("mps", 1), Device("cpu")]
+
+
+@pytest.mark.parametrize("room_on", [0, 1, 2])
+def test_the_first_rung_with_room_does_the_work(room_on):
+    tried = []
+
+    def work(rung: Device) -> str:
+        tried.append(rung)
+        if len(tried) <= room_on:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return "done"
+
+    assert on_ladder(FAKE, work) == ("done", rungs(FAKE)[room_on])
+    assert tried == rungs(FAKE)[: room_on + 1]
+
+
+def test_no_room_on_the_last_rung_is_said():
+    def work(rung: Device) -> None:
+        raise MemoryError
+
+    message = (
+        r"^Memory ran out on every rung \(meta with a batch of 4, meta with a batch of 1, cpu with a batch of 1\)\. "
+        r"Close other programs, or make a model with a smaller inference size\.$"
+    )
+    with pytest.raises(DeviceError, match=message):
+        on_ladder(FAKE, work)
+
+
+def test_any_other_error_passes_through_at_once():
+    tried = []
+
+    def work(rung: Device) -> None:
+        tried.append(rung)
+        raise RuntimeError("shapes cannot be multiplied")
+
+    with pytest.raises(RuntimeError, match="shapes"):
+        on_ladder(FAKE, work)
+    assert tried == [FAKE]
+
+
+def test_a_device_tells_its_precision():
+    assert str(Device("cuda:1", 16)) == "cuda:1 float32"
+
+
+def test_threads_are_those_of_this_process(monkeypatch):
+    monkeypatch.setattr(devices.os, "sched_getaffinity", lambda pid: {0, 3}, raising=False)
+    assert threads() == 2
+
+
+def test_threads_where_the_system_does_not_say(monkeypatch):
+    monkeypatch.delattr(devices.os, "sched_getaffinity", raising=False)
+    monkeypatch.setattr(devices.os, "cpu_count", lambda: None)
+    assert threads() == 1
