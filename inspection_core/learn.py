@@ -30,6 +30,7 @@ from inspection_core.models import FITTERS, FittedPredictor, Fitter, function
 from inspection_core.models import weights as weights_io
 from inspection_core.prepare import Prepared, prepare, source_box
 from inspection_core.threshold import cuts
+from inspection_core.tiling import Window
 
 if TYPE_CHECKING:
     import torch
@@ -57,8 +58,8 @@ MAX_ENLARGEMENT = 4.0
 REVIEW_FACTOR = 2.0
 """REVIEW takes in good parts up to this many times the share that may be NG."""
 
-FEW_SHOTS = 10
-"""Up to this many good images, turned and mirrored copies are added where they look like good ones."""
+TURN_TESTS = 4
+"""Good images that turns are tried on."""
 
 TURNS: Mapping[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "mirrored left-right": lambda t: t.flip(-1),
@@ -82,7 +83,7 @@ class Preset:
     architecture, backbone
         What is fitted.
     size
-        Pixels of the short side of the median good image at inference; one scale holds for all images.
+        Side of the median good image at inference, as the root of its area in pixels; one scale holds for all images.
     top
         Share of the score map's cells that an image's score is the mean of.
     settings
@@ -155,8 +156,8 @@ class Survey:
         The same for all; colour where grey and colour are mixed.
     window
         Intensities that become 0 and 1: the whole range of 8-bit images, robust extremes over all images otherwise.
-    short_side
-        Median of the images' short sides, in pixels.
+    side
+        Median side of the images in pixels: the root of their area, so that every image costs about the same.
     sha256
         Of all names and contents.
     warnings
@@ -168,7 +169,7 @@ class Survey:
     channels: tuple[str, ...]
     dtype: str
     window: tuple[float, float]
-    short_side: float
+    side: float
     sha256: str
     warnings: tuple[str, ...]
 
@@ -254,7 +255,7 @@ def fit(
     on = devices.choose(device)
     clock.lap("backbone")
 
-    scale = chosen.size / survey.short_side if smallest_defect is None else DEFECT_CELLS * network.stride / smallest_defect
+    scale = chosen.size / survey.side if smallest_defect is None else DEFECT_CELLS * network.stride / smallest_defect
     card = ModelCard(
         id=out.name,
         version="1",
@@ -370,7 +371,7 @@ def look(folder: Path, paths: Sequence[Path], shots: int | None = None, progress
         channels=max((s.channels for s in seen), key=len),
         dtype=seen[0].dtype,
         window=(low, high),
-        short_side=float(np.median([s.short_side for s in seen])),
+        side=float(np.median([s.side for s in seen])),
         sha256=digest.hexdigest(),
         warnings=tuple(warnings),
     )
@@ -383,7 +384,7 @@ class _Seen:
     dtype: str
     low: float
     high: float
-    short_side: int
+    side: float
     sha256: str
 
 
@@ -396,7 +397,8 @@ def _look_at(path: Path) -> _Seen | InspectionError:
     low, high = (0.0, 255.0)
     if image.array.dtype != np.uint8:
         low, high = (float(v) for v in np.percentile(image.array, WINDOW_TAILS))
-    return _Seen(path, image.channels, str(image.array.dtype), low, high, min(image.geometry.shape), digest)
+    side = math.sqrt(math.prod(image.geometry.shape))
+    return _Seen(path, image.channels, str(image.array.dtype), low, high, side, digest)
 
 
 @dataclass(frozen=True)
@@ -447,31 +449,70 @@ def _suspects(names: Sequence[str], scores: NDArray[np.float64]) -> tuple[str, .
 
 
 def _collect(survey: Survey, card: ModelCard, fitter: Fitter, progress: Progress) -> tuple[str, ...]:
-    """Hand every window of every good image to the fitter; return the names of turns that were added."""
+    """Hand every window of every good image to the fitter, plain and turned; return the names of the turns."""
     n = len(survey.paths)
-    few = n <= FEW_SHOTS
-    kept: list[torch.Tensor] = []
     for i, image in enumerate(read_ahead(survey.paths, read_raster)):
         prepared = prepare(image, card)
         _add(fitter, i, prepared.pixels, _origins(prepared, fitter.stride, fitter.offset), card)
-        if few:
-            kept.append(prepared.pixels)
         progress("features", i + 1, n)
-    if not few:
-        return ()
-    accepted = _turns_that_help(kept, fitter, survey.names)
-    for i, image in enumerate(read_ahead(survey.paths, read_raster)):
-        prepared = prepare(image, card)
-        origins = _origins(prepared, fitter.stride, fitter.offset)
-        for name in accepted:
-            turn = TURNS[name]
-            _add(fitter, i, turn(prepared.pixels), turn(origins.permute(2, 0, 1)).permute(1, 2, 0).contiguous(), card)
+    accepted = _turns_that_help(survey, card, fitter)
+    if accepted:
+        for i, image in enumerate(read_ahead(survey.paths, read_raster)):
+            prepared = prepare(image, card)
+            origins = _origins(prepared, fitter.stride, fitter.offset)
+            for name in accepted:
+                turn = TURNS[name]
+                _add(fitter, i, turn(prepared.pixels), turn(origins.permute(2, 0, 1)).permute(1, 2, 0), card)
+            progress("turned copies", i + 1, n)
     return tuple(accepted)
 
 
+def _turns_that_help(survey: Survey, card: ModelCard, fitter: Fitter) -> list[str]:
+    """Return the turns under which good images still look good.
+
+    The yardstick is how far a good image lies from the others; for a lone image, how far it lies from itself moved by
+    half a cell. A turn that goes much beyond that would teach the model that wrongly placed parts are good.
+    """
+    import torch
+
+    def distance(predictor: FittedPredictor, pixels: torch.Tensor) -> float:
+        with torch.inference_mode():
+            scores = [
+                predictor(pixels[(slice(None), *window)][None]).map.mean()
+                for window in _windows(pixels, card.preparation)
+            ]
+        return float(torch.stack(scores).mean())
+
+    n = len(survey.paths)
+    if n >= 2 * TURN_TESTS:
+        tested = _spread(range(n), TURN_TESTS)
+        groups = [(tested, _spread([i for i in range(n) if i not in tested], 5 * TURN_TESTS))]
+    else:
+        groups = [([i], [j for j in range(n) if j != i] or [i]) for i in range(n)]
+    ratios: dict[str, list[float]] = {name: [] for name in TURNS}
+    for tested, others in groups:
+        predictor = fitter.build(others, survey.names)
+        for i in tested:
+            pixels = prepare(read_raster(survey.paths[i]), card).pixels
+            half = fitter.stride // 2
+            plain = distance(predictor, pixels if n > 1 else torch.roll(pixels, (half, half), dims=(1, 2)))
+            for name, turn in TURNS.items():
+                ratios[name].append(distance(predictor, turn(pixels)) / max(plain, 1e-6))
+    return [name for name, values in ratios.items() if np.mean(values) <= TURN_TOLERANCE]
+
+
+def _spread(items: Sequence[int], count: int) -> list[int]:
+    """Return up to `count` of the items, evenly spaced."""
+    places = np.linspace(0, len(items) - 1, min(count, len(items)))
+    return [items[i] for i in sorted({round(p) for p in places})]
+
+
+def _windows(pixels: torch.Tensor, preparation: Preparation) -> list[Window]:
+    return plan(tuple(pixels.shape[1:]), preparation.tile, preparation.overlap, preparation.multiple)
+
+
 def _add(fitter: Fitter, image: int, pixels: torch.Tensor, origins: torch.Tensor, card: ModelCard) -> None:
-    preparation = card.preparation
-    for window in plan(tuple(pixels.shape[1:]), preparation.tile, preparation.overlap, preparation.multiple):
+    for window in _windows(pixels, card.preparation):
         cells = tuple(slice(s.start // fitter.stride, s.stop // fitter.stride) for s in window)
         fitter.add(image, pixels[(slice(None), *window)][None], origins[cells][None])
 
@@ -486,27 +527,3 @@ def _origins(prepared: Prepared, stride: int, offset: float) -> torch.Tensor:
         [*np.meshgrid(y, x, indexing="ij"), *(np.full((len(rows), len(columns)), s) for s in size)], axis=-1
     )
     return torch.from_numpy(grid.astype(np.float32))
-
-
-def _turns_that_help(kept: Sequence[torch.Tensor], fitter: Fitter, names: Sequence[str]) -> list[str]:
-    """Return the turns under which good images still look good.
-
-    The yardstick is how far a good image lies from the others; for a lone image, how far it lies from itself moved by
-    half a cell. A turn that goes much beyond that would teach the model that wrongly placed parts are good.
-    """
-    import torch
-
-    def distance(predictor: FittedPredictor, pixels: torch.Tensor) -> float:
-        with torch.inference_mode():
-            return float(predictor(pixels[None]).map.mean())
-
-    ratios: dict[str, list[float]] = {name: [] for name in TURNS}
-    for i in range(min(len(kept), 4)):
-        others = [j for j in range(len(kept)) if j != i] or [0]
-        predictor = fitter.build(others, names)
-        pixels = kept[i]
-        half = fitter.stride // 2
-        plain = distance(predictor, pixels if len(kept) > 1 else torch.roll(pixels, (half, half), dims=(1, 2)))
-        for name, turn in TURNS.items():
-            ratios[name].append(distance(predictor, turn(pixels)) / max(plain, 1e-6))
-    return [name for name, values in ratios.items() if np.mean(values) <= TURN_TOLERANCE]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import importlib
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -58,8 +58,9 @@ class Backbone(nn.Module):
         info: Any = self.net.feature_info
         if hasattr(self.net, "_stage_out_idx") and hasattr(self.net, "blocks"):
             # timm's EfficientNet runs its last stages even where nobody asks for their features.
-            last: Any = max(self.net._stage_out_idx)
-            self.net.blocks = self.net.blocks[:last]
+            stages: Any = self.net._stage_out_idx
+            blocks: Any = self.net.blocks
+            self.net.blocks = blocks[: max(stages)]
         self.dim = int(sum(info.channels()))
         self.stride = int(min(info.reduction()))
         # Every level must divide the input, and levels are joined on the finest grid.
@@ -73,12 +74,18 @@ class Backbone(nn.Module):
         self.requires_grad_(False)
 
     def forward(self, batch: Tensor, count_border: bool = True) -> Tensor:
-        """Map normalised ``(B, 3, h, w)`` to ``(B, dim, h / stride, w / stride)``.
+        """Map normalised ``(B, 3, h, w)`` to ``(B, dim, h / stride, w / stride)``."""
+        return self.join(self.levels(batch), count_border)
 
-        Each level is averaged over 3 x 3 cells, so that a patch knows its surroundings, and brought to the finest grid.
+    def levels(self, batch: Tensor) -> list[Tensor]:
+        """Return the network's feature maps, finest first: the expensive half."""
+        return list(self.net(batch))
+
+    def join(self, levels: Sequence[Tensor], count_border: bool = True) -> Tensor:
+        """Average each level over 3 x 3 cells, so that a patch knows its surroundings, and join on the finest grid.
+
         `count_border` says whether cells beyond the border count as zeros, as in PatchCore, or not at all.
         """
-        levels = self.net(batch)
         size = levels[0].shape[-2:]
         joined = []
         for level in levels:
@@ -97,8 +104,8 @@ class Backbone(nn.Module):
     def measure_offset(self) -> float:
         """Return the input pixel at the centre of what cell 0 sees.
 
-        Padding to the right and below, as TensorFlow's networks have it, shifts every cell: at stride 8 by 3 pixels. The
-        centre is the weighted mean of the input's influence on a cell in the middle, from its gradient.
+        Padding to the right and below, as TensorFlow's networks have it, shifts every cell: at stride 8 by 3 pixels.
+        The centre is the weighted mean of the input's influence on a cell in the middle, from its gradient.
         """
         cells = max(16, 2 * math.ceil(256 / self.multiple) * self.multiple // self.stride // 2)
         side = math.ceil(cells * self.stride / self.multiple) * self.multiple
@@ -135,7 +142,8 @@ def load_weights(name: str, path: Path | None = None) -> dict[str, Tensor]:
 
     if not timm.is_model(name):
         close = ", ".join(timm.list_models(f"*{name.split('.')[0][:12]}*")[:5])
-        raise ModelError(f"timm knows no network {name!r}. {f'Close ones: {close}.' if close else 'See timm.list_models().'}")
+        advice = f"Close ones: {close}." if close else "See timm.list_models()."
+        raise ModelError(f"timm knows no network {name!r}. {advice}")
     if path is not None:
         return _read(path)
     if name in EMBEDDED:
@@ -144,8 +152,8 @@ def load_weights(name: str, path: Path | None = None) -> dict[str, Tensor]:
         network = timm.create_model(name, pretrained=True)
     except Exception as error:
         raise ModelError(
-            f"The weights of {name!r} cannot be fetched ({type(error).__name__}). Connect to the internet, give a local "
-            f"file, or take one that needs no download: {', '.join(EMBEDDED)}."
+            f"The weights of {name!r} cannot be fetched ({type(error).__name__}). Connect to the internet, give a "
+            f"local file, or take one that needs no download: {', '.join(EMBEDDED)}."
         ) from error
     return dict(network.state_dict())
 
@@ -196,14 +204,15 @@ def _options(name: str) -> dict[str, Any]:
     if not timm.is_model(name):
         raise ModelError(f"timm knows no network {name!r}. See timm.list_models().")
     try:
-        info = timm.create_model(name, pretrained=False, features_only=True).feature_info
+        info: Any = timm.create_model(name, pretrained=False, features_only=True).feature_info
     except (RuntimeError, AttributeError, TypeError) as error:
         raise ModelError(f"The timm network {name!r} gives no feature maps ({error}); choose another.") from error
     reductions = [int(r) for r in info.reduction()]
     wanted = tuple(i for i, r in enumerate(reductions) if r in STRIDES)
     options: dict[str, Any] = {"features_only": True}
     if len(set(reductions)) == 1:  # a plain vision transformer: one stride, so two depths
-        depth = len(timm.create_model(name, pretrained=False).blocks)
+        blocks: Any = timm.create_model(name, pretrained=False).blocks
+        depth = len(blocks)
         return options | {"out_indices": (depth // 2 - 1, (3 * depth) // 4 - 1), "dynamic_img_size": True}
     if not wanted:
         raise ModelError(f"A backbone gives features at stride 8 or 16. {name!r} gives {sorted(set(reductions))}.")

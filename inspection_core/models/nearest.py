@@ -6,6 +6,8 @@ digits where q and m are close, so the distance to the winners is computed once 
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -47,7 +49,9 @@ class Memory:
             block[: len(part)] = part
             # |q|^2 is the same for all references of a query, so it plays no part in who is nearest.
             products = torch.addmm(self.norms, block, self.vectors.T, alpha=-2)
-            best = products.topk(k, dim=1, largest=False).indices[: len(part)]
+            best = (products.argmin(dim=1, keepdim=True) if k == 1 else products.topk(k, largest=False).indices)[
+                : len(part)
+            ]
             exact = (part[:, None, :] - self.vectors[best]).square().sum(dim=2).sqrt()
             order = exact.argsort(dim=1, stable=True)
             distances[start : start + BLOCK] = exact.gather(1, order)
@@ -85,7 +89,7 @@ def greedy_coreset(vectors: Tensor, count: int) -> tuple[Tensor, Tensor]:
         torch.mv(vectors, vectors[chosen], out=product)
         product.mul_(-2).add_(norms).add_(norms[chosen])
         torch.minimum(nearest, product, out=nearest)
-        nearest[chosen] = 0  # exactly, whatever rounding says: nothing is chosen twice
+        nearest[chosen] = -torch.inf  # nothing is chosen twice, not even among equal vectors
         farthest, index = nearest.max(dim=0)
         chosen = int(index)
         radii[step] = farthest.clamp_min(0).sqrt()
@@ -95,4 +99,4 @@ def greedy_coreset(vectors: Tensor, count: int) -> tuple[Tensor, Tensor]:
 def projection(dim: int, target: int, seed: int) -> Tensor:
     """Return a random matrix ``(dim, target)`` that keeps distances on average (Johnson and Lindenstrauss 1984)."""
     generator = torch.Generator().manual_seed(seed)
-    return torch.randn((dim, target), generator=generator) / target**0.5
+    return torch.randn((dim, target), generator=generator) / math.sqrt(target)

@@ -1,7 +1,7 @@
-"""``patch-memory``: how far is each patch from the nearest patch of a good image?
+"""``patch-memory``: the distance of each patch to the nearest patch of a good image.
 
-A patch is described by a frozen backbone at strides 8 and 16 (PatchCore: Roth et al., CVPR 2022). Two things differ from
-the original, both measured in ``docs/decisions/0002-anomaly-defaults.md``:
+A patch is described by a frozen backbone at strides 8 and 16 (PatchCore: Roth et al., CVPR 2022). Two things differ
+from the original, both measured in ``docs/decisions/0002-anomaly-defaults.md``:
 
 * **Views.** The backbone does not see the image itself but its detail: the difference from its own blur, amplified by a
   fixed gain. Exposure and slow shading drop out; cracks, pits and fibres stay. Two views of different size and blur are
@@ -13,8 +13,8 @@ the original, both measured in ``docs/decisions/0002-anomaly-defaults.md``:
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -121,8 +121,8 @@ class PatchMemory:
         grid = [n // self.stride for n in batch.shape[-2:]]
         total = torch.zeros((len(batch), *grid), device=batch.device)
         neighbour: Tensor | None = None
-        for view, memory, density in zip(self.views, self.memories, self.densities, strict=True):
-            patches, size = describe(self.backbone, view, batch, self.basis)
+        described = describe(self.backbone, self.views, batch, self.basis)
+        for (patches, size), memory, density in zip(described, self.memories, self.densities, strict=True):
             distance, nearest = memory.search(patches)
             score = (distance[:, 0] * density[nearest[:, 0]]).view(len(batch), *size)
             total += _to_grid(score, grid)
@@ -210,9 +210,9 @@ class PatchMemoryFitter:
     @torch.inference_mode()
     def add(self, image: int, batch: Tensor, origins: Tensor) -> None:
         """Take in windows of one image; a random share of the patches is kept where there are many."""
-        for number, view in enumerate(self.views):
-            patches, size = describe(self.backbone, view, batch.to(self.device.torch), self.basis)
-            keep = slice(None)
+        described = describe(self.backbone, self.views, batch.to(self.device.torch), self.basis)
+        for number, (patches, _) in enumerate(described):
+            keep: slice | Tensor = slice(None)
             if len(patches) > self._quota:
                 keep = torch.randperm(len(patches), generator=self._generator)[: self._quota].sort().values
             self._patches[number].setdefault(image, []).append(patches[keep].cpu())
@@ -270,7 +270,9 @@ def load(folder: Path, card: ModelCard, device: Device) -> PatchMemory:
         name, smoothing, offset = str(settings["backbone"]), float(settings["smoothing"]), float(settings["offset"])
         names = [str(n) for n in cast("Sequence[str]", card.training["names"])]
     except (KeyError, TypeError, ValueError) as error:
-        raise ModelError(f"The card in {folder} lacks settings of patch-memory: {error}. Fit the model anew.") from error
+        raise ModelError(
+            f"The card in {folder} lacks settings of patch-memory: {error}. Fit the model anew."
+        ) from error
     prefix = "backbone."
     network = Backbone(name, {k.removeprefix(prefix): v for k, v in stored.items() if k.startswith(prefix)})
     predictor = PatchMemory(
@@ -289,15 +291,24 @@ def load(folder: Path, card: ModelCard, device: Device) -> PatchMemory:
 
 
 def describe(
-    backbone: Backbone, view: View, batch: Tensor, basis: Tensor | None
-) -> tuple[Tensor, tuple[int, int]]:
-    """Return the patches ``(B * h' * w', d)`` of a view of a batch, and its grid ``(h', w')``."""
-    seen = backbone.normalise(view.apply(batch, backbone.multiple))
-    if batch.device.type == "cpu":
-        seen = seen.contiguous(memory_format=torch.channels_last)
-    features = backbone(seen, count_border=view.border)
-    patches = features.permute(0, 2, 3, 1).reshape(-1, features.shape[1])
-    return (patches if basis is None else patches @ basis), (features.shape[-2], features.shape[-1])
+    backbone: Backbone, views: Sequence[View], batch: Tensor, basis: Tensor | None
+) -> Iterator[tuple[Tensor, tuple[int, int]]]:
+    """Yield for each view its patches ``(B * h' * w', d)`` and its grid ``(h', w')``.
+
+    Views that follow each other and differ only in their border share one pass through the network.
+    """
+    last: View | None = None
+    levels: list[Tensor] = []
+    for view in views:
+        look = replace(view, border=True)
+        if look != last:
+            seen = backbone.normalise(view.apply(batch, backbone.multiple))
+            if batch.device.type == "cpu":
+                seen = seen.contiguous(memory_format=torch.channels_last)
+            levels, last = backbone.levels(seen), look
+        features = backbone.join(levels, view.border)
+        patches = features.permute(0, 2, 3, 1).reshape(-1, features.shape[1])
+        yield (patches if basis is None else patches @ basis), (features.shape[-2], features.shape[-1])
 
 
 def _density(memory: Tensor, pool: Tensor, generator: torch.Generator) -> Tensor:
