@@ -50,10 +50,21 @@ def result_type(stored: DTypeLike, low: int, high: int, rescales: Iterable[tuple
 
 
 def rescale(array: NDArray[Any], slope: float, intercept: float, dtype: DTypeLike) -> NDArray[Any]:
-    """Return ``array * slope + intercept`` as `dtype`; without a change of value or type, the array itself."""
+    """Return ``array * slope + intercept`` as `dtype`; without a change of value or type, the array itself.
+
+    Raises
+    ------
+    OverflowError
+        If an integer type cannot hold a value.
+    """
     dtype = np.dtype(dtype)
-    if is_identity(slope, intercept):
+    if is_identity(slope, intercept) and (dtype.kind == "f" or np.can_cast(array.dtype, dtype)):
         return array.astype(dtype, copy=False)
     if dtype.kind in "ui":
-        return (array.astype(np.int64) * int(slope) + int(intercept)).astype(dtype)
+        values = array.astype(np.int32 if array.dtype.itemsize <= 2 and abs(slope) < 2**14 else np.int64)
+        np.multiply(values, int(slope), out=values)
+        np.add(values, int(intercept), out=values)
+        if values.size and (values.min() < np.iinfo(dtype).min or values.max() > np.iinfo(dtype).max):
+            raise OverflowError(f"{dtype} cannot hold {values.min()} to {values.max()}")
+        return values.astype(dtype)
     return (array.astype(np.float64) * slope + intercept).astype(dtype)
