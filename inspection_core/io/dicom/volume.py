@@ -389,8 +389,13 @@ def _straighten(volume: Volume, array: NDArray[Any], fill: float) -> tuple[NDArr
             f"The slices lie {steps.min():.3g} to {steps.max():.3g} mm apart; even steps would take {count} slices for "
             f"{len(positions)}. Load a part of the series."
         )
-    shift = offsets(frames) / np.array(first.spacing)  # in pixels, (rows, columns)
-    low, high = np.floor(shift.min(axis=0) + 1e-6).astype(int), np.ceil(shift.max(axis=0) - 1e-6).astype(int)
+    along = first.normal
+    if volume.tilt_degrees:
+        shift = np.round(offsets(frames) / np.array(first.spacing), 3)  # in pixels, (rows, columns)
+    else:  # what little shear there is stays in the grid, where it is exact
+        shift = np.zeros((len(frames), 2))
+        along = (np.array(frames[-1].position) - np.array(first.position)) / (positions[-1] - positions[0])
+    low, high = np.floor(shift.min(axis=0)).astype(int), np.ceil(shift.max(axis=0)).astype(int)
     rows, columns = first.rows + high[0] - low[0], first.columns + high[1] - low[1]
     if rows > 4 * first.rows or columns > 4 * first.columns:
         raise ReadError(
@@ -419,7 +424,7 @@ def _straighten(volume: Volume, array: NDArray[Any], fill: float) -> tuple[NDArr
     corner = corner + np.array(first.along_column) * low[0] * first.spacing[0]
     corner = corner + np.array(first.along_row) * low[1] * first.spacing[1]
     affine = np.eye(4)
-    affine[:3, 0] = first.normal * step
+    affine[:3, 0] = along * step
     affine[:3, 1] = np.array(first.along_column) * first.spacing[0]
     affine[:3, 2] = np.array(first.along_row) * first.spacing[1]
     affine[:3, 3] = corner
@@ -428,7 +433,7 @@ def _straighten(volume: Volume, array: NDArray[Any], fill: float) -> tuple[NDArr
 
 def _moved(plane: NDArray[Any], by: NDArray[np.float64], shape: tuple[int, int], fill: float) -> NDArray[np.float64]:
     """Return a plane moved by a fraction of pixels inside a larger one, linearly interpolated."""
-    whole = np.floor(by + 1e-9).astype(int)
+    whole = np.floor(by + 1e-6).astype(int)
     rest = by - whole
     out = np.full(shape, fill, dtype=np.float64)
     values = plane.astype(np.float64)
