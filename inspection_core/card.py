@@ -30,6 +30,8 @@ class Preparation:
     window
         Raw intensities mapped to 0 and 1, recorded when the model was made: never taken from the image at hand, or
         two images of one brightness would look alike. Values outside are kept, not clipped.
+    dtype
+        Value type of the images that the window is for, such as ``"uint8"``; another type is refused. Empty takes any.
     mean, std
         Per network channel, applied after the window.
     short_side
@@ -45,6 +47,7 @@ class Preparation:
     """
 
     window: tuple[float, float] = (0.0, 255.0)
+    dtype: str = ""
     mean: tuple[float, ...] = (0.5,)
     std: tuple[float, ...] = (0.5,)
     short_side: int = 256
@@ -201,9 +204,13 @@ class ModelCard:
         for name in ("parameters", "training", "metrics"):
             object.__setattr__(self, name, types.MappingProxyType(dict(getattr(self, name))))
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return the card as plain data."""
+        return dict(_plain(self))
+
     def to_toml(self) -> str:
         """Return the card as TOML text."""
-        return tomli_w.dumps(_plain(self))
+        return tomli_w.dumps(self.to_dict())
 
     @classmethod
     def from_toml(cls, text: str, source: str = "the card") -> ModelCard:

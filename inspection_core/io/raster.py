@@ -190,14 +190,16 @@ def _kind(path: Path) -> str:
     return kind
 
 
-def _decoder(parse: Callable[[bytes], Header], decode: Callable[[bytes], NDArray[Any]]) -> Callable[[Path], Picture]:
+def _decoder(
+    parse: Callable[[bytes], Header], decode: Callable[[bytes, Header], NDArray[Any]]
+) -> Callable[[Path], Picture]:
     """Return a reader that asks `decode` for pixels only once `parse` has found the file whole and its size sane."""
 
     def read(path: Path) -> Picture:
         data = path.read_bytes()
         header = parse(data)
         check_size(header.width, header.height)
-        pixels = decode(data)
+        pixels = decode(data, header)
         if pixels.shape[:2] != (header.height, header.width):
             raise DamagedError(f"its header says {header.width} x {header.height} pixels, its data differ")
         pixels = pixels.reshape(header.height, header.width, -1)
@@ -209,13 +211,28 @@ def _decoder(parse: Callable[[bytes], Header], decode: Callable[[bytes], NDArray
     return read
 
 
-def _jpeg_pixels(data: bytes) -> NDArray[Any]:
+def _png_pixels(data: bytes, header: Header) -> NDArray[Any]:
+    # imagecodecs keeps 16-bit RGB, which Pillow cuts to 8 bits, and is twice as fast. The array is made here: where
+    # imagecodecs makes it and libpng then fails, it is never freed, and None loses a reference; after some thousand
+    # damaged files Python before 3.12 aborts.
+    shape = (header.height, header.width, header.samples)
+    out = np.empty(shape[:2] if header.samples == 1 else shape, np.uint16 if header.bits == 16 else np.uint8)
+    pixels: NDArray[Any] = imagecodecs.png_decode(data, out=out)
+    return pixels
+
+
+def _jpeg_pixels(data: bytes, _: Header) -> NDArray[Any]:
     pixels: NDArray[Any] = imagecodecs.jpeg8_decode(data)
     # Four channels are CMYK, inverted by Adobe's custom, which the field follows.
     return rgb_of_inks(pixels) if pixels.shape[2:] == (4,) else pixels
 
 
-def _bmp_pixels(data: bytes) -> NDArray[Any]:
+def _webp_pixels(data: bytes, _: Header) -> NDArray[Any]:
+    pixels: NDArray[Any] = imagecodecs.webp_decode(data)
+    return pixels
+
+
+def _bmp_pixels(data: bytes, _: Header) -> NDArray[Any]:
     # The plugin's class itself: Image.open would warn at 89 million pixels and refuse twice that.
     with BmpImageFile(io.BytesIO(data)) as file:
         if file.mode != "P":
@@ -226,12 +243,11 @@ def _bmp_pixels(data: bytes) -> NDArray[Any]:
 
 
 _DECODERS: Final[dict[str, Callable[[Path], Picture]]] = {
-    # imagecodecs keeps 16-bit RGB, which Pillow cuts to 8 bits, and is twice as fast.
-    "PNG": _decoder(png_header, imagecodecs.png_decode),
+    "PNG": _decoder(png_header, _png_pixels),
     "JPEG": _decoder(jpeg_header, _jpeg_pixels),
     "TIFF": decode_tiff,
     "BMP": _decoder(bmp_header, _bmp_pixels),
-    "WebP": _decoder(webp_header, imagecodecs.webp_decode),
+    "WebP": _decoder(webp_header, _webp_pixels),
 }
 
 

@@ -57,8 +57,8 @@ class Header:
     ----------
     width, height
         Pixels as stored, before the orientation is applied; may be 0 or absurd, since nothing is checked here.
-    samples
-        Values a pixel, as stored: 1 for a palette.
+    samples, bits
+        Values a pixel and bits a value, 8 or 16, as decoded: a palette gives 3 values of 8 bits.
     orientation
         EXIF orientation, 1 to 8; 1 is upright.
     frames
@@ -70,6 +70,7 @@ class Header:
     width: int
     height: int
     samples: int = 1
+    bits: int = 8
     orientation: int = 1
     frames: int = 1
     grey_palette: bool = False
@@ -125,7 +126,7 @@ def png_header(data: bytes) -> Header:
     DamagedError
         If the first chunk is no ``IHDR``; `TruncatedError` if there is no ``IEND``.
     """
-    position, frames, exif, palette = len(PNG_MAGIC), 1, b"", b""
+    position, frames, exif, palette, alpha = len(PNG_MAGIC), 1, b"", b"", 0
     width = height = depth = colour = -1
     while True:
         if position + 12 > len(data):
@@ -140,6 +141,8 @@ def png_header(data: bytes) -> Header:
             width, height, depth, colour = struct.unpack_from(">IIBB", data, body)
         elif kind == b"PLTE":
             palette = data[body : body + length]
+        elif kind == b"tRNS":
+            alpha = 1  # decoded into a channel
         elif kind == b"eXIf":
             exif = data[body : body + length]
         elif kind == b"acTL" and length == 8:
@@ -147,10 +150,11 @@ def png_header(data: bytes) -> Header:
         elif kind == b"IEND":
             break
         position = body + length + 4
-    if (samples := {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}.get(colour)) is None or depth not in (1, 2, 4, 8, 16):
+    samples = {0: 1 + alpha, 2: 3 + alpha, 3: 3 + alpha, 4: 2, 6: 4}.get(colour)
+    if samples is None or depth not in (1, 2, 4, 8, 16):
         raise DamagedError(f"a PNG file has no colour type {colour} with {depth} bits")
     grey = colour == 3 and palette[0::3] == palette[1::3] == palette[2::3]
-    return Header(width, height, samples, exif_orientation(exif), frames, grey)
+    return Header(width, height, samples, max(8, depth), exif_orientation(exif), frames, grey)
 
 
 def jpeg_header(data: bytes) -> Header:
@@ -196,7 +200,7 @@ def jpeg_header(data: bytes) -> Header:
     # With Huffman codes each block of 8 x 8 takes at least one bit: a header that claims more than that is a bomb.
     if marker in (0xC0, 0xC1, 0xC2) and (len(data) - position) * 8 < (width // 8) * (height // 8):
         raise TruncatedError(f"{len(data)} bytes cannot hold {width} x {height} pixels of JPEG")
-    return Header(width, height, samples, exif_orientation(exif))
+    return Header(width, height, samples, orientation=exif_orientation(exif))
 
 
 def webp_header(data: bytes) -> Header:

@@ -1,1 +1,147 @@
-"""Architectures: the table of what can be loaded, and the protocol that each keeps."""
+"""Architectures: the table of what can be loaded, and the protocol that each keeps.
+
+An architecture is a plain function ``load(folder, card, device) -> Predictor``. Ours stand in `MODELS`; a third party
+adds one through the entry-point group ``inspection_core.models``, without changing this package. See
+``docs/add-a-model.md``.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, cast
+
+from inspection_core.card import ModelCard
+from inspection_core.device import Device
+from inspection_core.errors import ModelError
+from inspection_core.prediction import Neighbour
+
+if TYPE_CHECKING:
+    import torch
+
+ENTRY_POINTS = "inspection_core.models"
+
+MODELS: Mapping[str, str] = {
+    "patch-memory": "inspection_core.models.patch_memory:load",
+    "patch-head": "inspection_core.models.patch_head:load",
+}
+"""Architecture -> ``module:function`` that loads it. Strings, so that nothing is imported before it is used."""
+
+FITTERS: Mapping[str, str] = {
+    "patch-memory": "inspection_core.models.patch_memory:PatchMemoryFitter",
+    "patch-head": "inspection_core.models.patch_head:PatchHeadFitter",
+}
+"""Architectures that can be fitted from good images alone -> the `Fitter` that does it."""
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What a predictor gives for a batch of windows.
+
+    Parameters
+    ----------
+    map
+        float32 ``(B, *grid)``; higher is more abnormal.
+    neighbour
+        int64 ``(B, *grid)``: which stored reference came nearest, or None for models without a memory.
+    """
+
+    map: torch.Tensor
+    neighbour: torch.Tensor | None = None
+
+
+class Predictor(Protocol):
+    """Tensor in, score tensor out. It knows no files, geometry, thresholds or GUI.
+
+    A cell of the score grid with index i along an axis looks at the input pixel ``stride * i + offset``.
+    """
+
+    stride: int
+    offset: float
+
+    def __call__(self, batch: torch.Tensor) -> Scores:
+        """Score a batch ``(B, C, *spatial)`` of float32 windows, intensity window mapped to 0 and 1."""
+        ...
+
+    def to(self, device: Device) -> None:
+        """Move the model to another device."""
+        ...
+
+
+class Fitter(Protocol):
+    """Makes predictors of one architecture from the patches of good images, seen once, in bounded memory.
+
+    Made with ``Fitter(backbone, settings, device, seed)``. `add` is called for every window of every image; then
+    `build` gives a predictor from a subset of the images, so that cross-fitting needs no second look at the others.
+    """
+
+    def add(self, image: int, batch: torch.Tensor, origins: torch.Tensor) -> None:
+        """Take in the windows ``(B, C, h, w)`` of one image.
+
+        `origins` is float32 ``(B, h', w', 4)``: centre y, x and height, width of each cell in the source's pixels.
+        """
+        ...
+
+    def build(self, images: Collection[int], names: Sequence[str]) -> FittedPredictor:
+        """Make a predictor from the patches of `images`; `names` holds the name of every image that was added."""
+        ...
+
+
+class FittedPredictor(Predictor, Protocol):
+    """A predictor that can be saved."""
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """Return all that `load` needs besides the card."""
+        ...
+
+
+class Explaining(Protocol):
+    """A predictor that can say which good patch a score was measured against."""
+
+    def explain(self, reference: int) -> Neighbour:
+        """Return the good patch with the number that `Scores.neighbour` gave; its distance is left at 0."""
+        ...
+
+
+def architectures() -> dict[str, str]:
+    """Return every known architecture with where it comes from, third parties' included.
+
+    Raises
+    ------
+    ModelError
+        If two have one name.
+    """
+    found = dict(MODELS)
+    for entry in entry_points(group=ENTRY_POINTS):
+        if entry.name in found:
+            raise ModelError(
+                f"Two architectures are named {entry.name!r}: {found[entry.name]} and {entry.value}. "
+                "Uninstall one of the packages, or ask its author for another name."
+            )
+        found[entry.name] = entry.value
+    return found
+
+
+def load_predictor(folder: Path, card: ModelCard, device: Device) -> Predictor:
+    """Load the network of a model's folder.
+
+    Raises
+    ------
+    ModelError
+        If the card's architecture is unknown, its package cannot be imported, or the weights are damaged.
+    """
+    return cast("Predictor", function(architectures(), card.architecture)(folder, card, device))
+
+
+def function(table: Mapping[str, str], name: str) -> Callable[..., Any]:
+    """Import what `table` says under `name`."""
+    if name not in table:
+        raise ModelError(f"The architecture {name!r} is unknown. Known are: {', '.join(sorted(table))}.")
+    module, _, attribute = table[name].partition(":")
+    try:
+        return cast("Callable[..., Any]", getattr(importlib.import_module(module), attribute))
+    except (ImportError, AttributeError) as error:
+        raise ModelError(f"The architecture {name!r} cannot be loaded from {table[name]}: {error}.") from error

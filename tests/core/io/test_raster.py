@@ -1,6 +1,7 @@
 """Raster files in and out: every format, type, orientation and error."""
 
 import contextlib
+import gc
 import io
 import logging
 import os
@@ -309,6 +310,16 @@ NOTED = {
     "png palette of greys, one transparent": (
         pillow(paletted(GREYS), "PNG", transparency=0),
         GREYS[INDEX][..., 0],
+        "alpha channel dropped",
+    ),
+    "png grey, one level transparent": (
+        pillow(GREY, "PNG", transparency=int(GREY[0, 0])),
+        GREY,
+        "alpha channel dropped",
+    ),
+    "png rgb, one colour transparent": (
+        pillow(COLOUR, "PNG", transparency=tuple(COLOUR[0, 0].tolist())),
+        COLOUR,
         "alpha channel dropped",
     ),
     "webp rgba": (pillow(RGBA, "WEBP", lossless=True, exact=True), COLOUR, "alpha channel dropped"),
@@ -713,6 +724,23 @@ def test_libraries_say_nothing_beside_the_error(tmp_path):
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
+def test_many_damaged_files_cost_python_no_reference(tmp_path):
+    """A hundred thousand images are screened in one process, and some folders are damaged throughout."""
+
+    def references():
+        gc.collect()
+        return sys.getrefcount(None)
+
+    for data in (png(9, 9), patched(pillow(COLOUR, "PNG"), 60, b"!"), jpeg_sized(13, 9)[:-40] + b"\xff\xd9", VP8L[:-9]):
+        with contextlib.suppress(ReadError):
+            read(tmp_path, data)
+        before = references()
+        for _ in range(50):
+            with contextlib.suppress(ReadError):
+                read(tmp_path, data)
+        assert abs(references() - before) < 25
+
+
 def test_missing_file(tmp_path):
     with pytest.raises(ReadError, match=r"none\.png does not exist\. Expected a PNG, .*; check the name\.$"):
         read_raster(tmp_path / "none.png")
@@ -781,7 +809,7 @@ def test_a_decoder_of_many_words_is_cut_short(tmp_path, monkeypatch):
 
 
 def test_a_decoder_that_disagrees_with_the_header(tmp_path, monkeypatch):
-    decode = raster._decoder(raster_header.png_header, lambda _: np.zeros((2, 2)))
+    decode = raster._decoder(raster_header.png_header, lambda *_: np.zeros((2, 2)))
     monkeypatch.setitem(raster._DECODERS, "PNG", decode)
     with pytest.raises(ReadError, match=r" is damaged: its header says 17 x 13 pixels, its data differ; copy it"):
         read(tmp_path, pillow(GREY, "PNG"))

@@ -1,0 +1,58 @@
+# Two commands do everything on a fresh machine: `make demo` and `make test`.
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test system lint clean
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+DEMO_OUT ?= demo-output
+# Debian packages that the tests use: a real browser, to look at the report with.
+SYSTEM_PACKAGES := chromium chromium-driver
+export INSPECTION_DATA ?= $(abspath ../shared/data)
+
+help:
+	@echo "make demo    set up, fit a detector on real solar cells, screen others, open the report"
+	@echo "make test    set up and pass the tests"
+	@echo "make setup   the environment alone, in $(VENV)"
+	@echo "make lint    style, types and import rules alone"
+	@echo "make clean   remove the environment and what the demo wrote"
+
+setup: $(VENV)/installed
+
+$(VENV)/installed: pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "Python 3.11 or newer is needed; $(PYTHON) is $$($(PYTHON) --version). Try: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || $(MAKE) --no-print-directory install-packages PACKAGES=python3-venv
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --editable ".[samples,dev]"
+	@touch $@
+
+demo: setup
+	$(BIN)/inspection demo --out $(DEMO_OUT)
+
+# The last line of output is pytest's own summary.
+test: setup system
+	@$(BIN)/python -m pytest
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+system:
+	@command -v chromium >/dev/null && command -v chromedriver >/dev/null || \
+		$(MAKE) --no-print-directory install-packages PACKAGES="$(SYSTEM_PACKAGES)" OPTIONAL=1
+
+# Installs Debian packages where that is possible without asking, else says how; OPTIONAL=1 goes on without them.
+.PHONY: install-packages
+install-packages:
+	@if command -v apt-get >/dev/null && [ "$$(id -u)" = 0 ]; then \
+		apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $(PACKAGES) >/dev/null \
+			|| { echo "Could not install $(PACKAGES)."; [ -n "$(OPTIONAL)" ]; }; \
+	else \
+		echo "Please install (on Debian): sudo apt-get install $(PACKAGES)"; [ -n "$(OPTIONAL)" ]; \
+	fi
+
+clean:
+	rm -rf $(VENV) $(DEMO_OUT)

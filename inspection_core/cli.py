@@ -1,0 +1,424 @@
+"""The command line: thin. Each command parses its options, calls one function, prints, and writes ``--json``."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from inspection_core import __version__
+from inspection_core.errors import InspectionError, UsageError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+SCHEMA_VERSION = 1
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Find what is wrong in images: fit a detector on good ones, screen the rest, defend the result. "
+    "For research and inspection; not a medical device.",
+)
+models_app = typer.Typer(no_args_is_help=True, help="Model cards: list them, show one.")
+app.add_typer(models_app, name="models")
+
+Json = Annotated[Path | None, typer.Option("--json", metavar="PATH", help="Write a machine-readable result here.")]
+DeviceName = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")]
+ModelName = Annotated[str, typer.Option("--model", "-m", metavar="MODEL", help="Model folder, or id of a model.")]
+
+
+@dataclasses.dataclass
+class Outcome:
+    """What a command reports; the shared part of every ``--json`` file."""
+
+    command: str
+    json_path: Path | None
+    status: str = "ok"
+    inputs: list[str] = dataclasses.field(default_factory=list)
+    outputs: list[str] = dataclasses.field(default_factory=list)
+    errors: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+    warnings: list[str] = dataclasses.field(default_factory=list)
+    extra: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+    def fail(self, error: BaseException, path: Path | str | None = None) -> None:
+        """Record an error; the command will exit with status 1, or 2 if the usage was bad."""
+        self.errors.append({"path": None if path is None else str(path), "type": type(error).__name__, "message": str(error)})
+        self.status = "failed"
+
+    def write(self) -> None:
+        """Write the ``--json`` file, if one was asked for."""
+        if self.json_path is None:
+            return
+        from inspection_core.io.atomic import write_text
+        from inspection_core.io.results import dump
+
+        data = {"schema_version": SCHEMA_VERSION, **dataclasses.asdict(self)}
+        del data["json_path"]
+        write_text(self.json_path, dump({**data, **data.pop("extra")}))
+
+
+@contextlib.contextmanager
+def outcome(command: str, json_path: Path | None) -> Iterator[Outcome]:
+    """Run a command's body: a user's error becomes one line and an exit status, and the JSON is written either way."""
+    result = Outcome(command, json_path)
+    code = 0
+    try:
+        yield result
+    except InspectionError as error:
+        result.fail(error)
+        say(f"inspection {command}: {error}")
+        code = 2 if isinstance(error, UsageError) else 1
+    except KeyboardInterrupt:
+        result.fail(KeyboardInterrupt("stopped by the user"))
+        say(f"inspection {command}: stopped. Run the same command again to go on.")
+        code = 130
+    try:
+        result.write()
+    except OSError as error:
+        say(f"inspection {command}: --json {json_path} cannot be written: {error.strerror}.")
+        code = code or 1
+    if code or result.status != "ok":
+        raise typer.Exit(code or 1)
+
+
+def say(text: str) -> None:
+    """Print one line for the user on standard error."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def console() -> Console:
+    """Return the console for results, on standard output."""
+    from rich.console import Console
+
+    return Console(highlight=False, soft_wrap=True)
+
+
+@contextlib.contextmanager
+def progress_bars() -> Iterator[Callable[[str, int, int], None]]:
+    """Show a progress bar for each stage on standard error, where that is a terminal."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+    columns = (
+        TextColumn("{task.description:>12}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    terminal = Console(stderr=True)
+    with Progress(*columns, console=terminal, disable=not terminal.is_terminal) as bars:
+        tasks: dict[str, Any] = {}
+
+        def show(stage: str, done: int, total: int) -> None:
+            if stage not in tasks:
+                tasks[stage] = bars.add_task(stage, total=total)
+            bars.update(tasks[stage], completed=done, total=total)
+
+        yield show
+
+
+def version_line(value: bool) -> None:
+    """Print the version and stop, for ``--version``."""
+    if value:
+        print(f"inspection-suite {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=version_line, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def fit(
+    folder: Annotated[Path, typer.Argument(help="Folder of good images, or an MVTec-style folder.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="New folder for the model.")],
+    preset: Annotated[str, typer.Option(help="fast or accurate.")] = "accurate",
+    architecture: Annotated[str | None, typer.Option(help="patch-memory or patch-head, in place of the preset's.")] = None,
+    backbone: Annotated[str | None, typer.Option(help="timm network, in place of the preset's.")] = None,
+    backbone_weights: Annotated[Path | None, typer.Option(help="Local file with the backbone's weights.")] = None,
+    max_false_alarms: Annotated[float, typer.Option(help="Share of good parts that may be called NG.")] = 0.05,
+    shots: Annotated[int | None, typer.Option(help="Take only so many of the images.")] = None,
+    smallest_defect: Annotated[float | None, typer.Option(metavar="PIXELS", help="Smallest defect that matters.")] = None,
+    device: DeviceName = "auto",
+    seed: Annotated[int, typer.Option(help="Seed of every random choice.")] = 0,
+    json: Json = None,
+) -> None:
+    """Make an anomaly model from good images."""
+    with outcome("fit", json) as result:
+        from inspection_core import learn
+
+        result.inputs.append(str(folder))
+        with progress_bars() as show:
+            fitted = learn.fit(
+                folder,
+                out,
+                preset=preset,
+                architecture=architecture,
+                backbone=backbone,
+                backbone_weights=backbone_weights,
+                max_false_alarms=max_false_alarms,
+                shots=shots,
+                smallest_defect=smallest_defect,
+                device=device,
+                seed=seed,
+                progress=show,
+            )
+        result.outputs.append(str(out))
+        result.warnings.extend(fitted.warnings)
+        training = fitted.card.training
+        result.extra = {
+            "model": {"id": fitted.card.id, "version": fitted.card.version, "sha256": fitted.card.weights_sha256},
+            "n_good": training["images"],
+            "suspects": list(fitted.suspects),
+            "threshold": _finite(training["threshold"]),
+            "seconds": dict(fitted.seconds),
+        }
+        for warning in fitted.warnings:
+            say(f"note: {warning}")
+        console().print(
+            f"Model [bold]{fitted.card.id}[/] from {training['images']} good images in "
+            f"{sum(fitted.seconds.values()):.1f} s: {out}",
+            f"Next: inspection screen FOLDER --model {out} --out RUN",
+            sep="\n",
+        )
+
+
+@app.command()
+def predict(
+    paths: Annotated[list[Path], typer.Argument(help="Images, or folders of images.")],
+    model: ModelName,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the results, one folder an input.")],
+    formats: Annotated[str, typer.Option("--format", help="Further formats, with commas: png, coco.")] = "png",
+    device: DeviceName = "auto",
+    json: Json = None,
+) -> None:
+    """Say what a model finds in images: mask, score map and findings for each."""
+    with outcome("predict", json) as result:
+        from inspection_core.engine import Engine
+        from inspection_core.infer import predict as run
+        from inspection_core.io.raster import list_images, read_raster
+        from inspection_core.io.results import check_formats, findings_json, folder_names, write_prediction
+
+        wanted = check_formats([f.strip() for f in formats.split(",") if f.strip()])
+        inputs = [p for path in paths for p in (list_images(path) if path.is_dir() else [path])]
+        if not inputs:
+            raise UsageError(f"Found no PNG, JPEG, TIFF, BMP or WebP image in {', '.join(map(str, paths))}.")
+        result.inputs.extend(map(str, inputs))
+        loaded = Engine(device).load(model)
+        predictions = []
+        with progress_bars() as show:
+            for done, (path, name) in enumerate(zip(inputs, folder_names(inputs), strict=True), start=1):
+                try:
+                    prediction = run(read_raster(path), loaded)
+                    result.outputs.extend(map(str, write_prediction(out / name, prediction, wanted)))
+                except InspectionError as error:
+                    result.fail(error, path)
+                    say(f"inspection predict: {error}")
+                else:
+                    entry = findings_json(prediction)
+                    predictions.append({k: entry[k] for k in ("source", "image_score", "p_value", "verdict")})
+                    result.warnings.extend(f"{path}: {w}" for w in prediction.warnings)
+                    if len(inputs) <= 20:
+                        show_prediction(prediction)
+                show("predicting", done, len(inputs))
+        result.extra["predictions"] = predictions
+        console().print(f"{len(predictions)} of {len(inputs)} images: {out}")
+
+
+def show_prediction(prediction: Any) -> None:
+    """Print one line for an image: verdict, score, what the p-value means, findings."""
+    p = "" if prediction.p_value is None else f"  p {prediction.p_value:.3g}"
+    name = prediction.source.name if prediction.source else "image"
+    console().print(
+        f"{prediction.verdict:6}  score {prediction.image_score:.4g}{p}  {len(prediction.findings)} findings  {name}",
+        markup=False,
+    )
+
+
+@app.command()
+def screen(
+    folder: Annotated[Path, typer.Argument(help="Folder of images, searched to any depth.")],
+    model: ModelName,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the run; continued if it is there.")],
+    device: DeviceName = "auto",
+    json: Json = None,
+) -> None:
+    """Put a whole folder through a model: results.csv, results.parquet and report.html. Resumes where it stopped."""
+    with outcome("screen", json) as result:
+        from inspection_core.engine import Engine
+        from inspection_core.screen import screen as run
+
+        result.inputs.append(str(folder))
+        if not folder.is_dir():
+            raise UsageError(f"{folder} is no folder. Give a folder of images; for single images use predict.")
+        with progress_bars() as show:
+            done = run(
+                folder,
+                Engine(device).load(model),
+                out,
+                command=f"inspection screen {folder} --model {model} --out {out}",
+                progress=lambda n, total: show("screening", n, total),
+            )
+        result.outputs.extend(map(str, done.outputs))
+        result.errors.extend(done.errors)
+        result.warnings.extend(done.warnings)
+        result.extra = {"counts": done.counts, "new": done.new, "seconds": done.seconds}
+        if done.counts["failed"] and done.counts["failed"] == sum(done.counts.values()):
+            result.status = "failed"
+        console().print(show_counts(done.counts), f"Report: {out / 'report.html'}", sep="\n")
+
+
+def show_counts(counts: dict[str, int]) -> str:
+    """Return one line on how many images came out how."""
+    return ", ".join(f"{n} {name}" for name, n in counts.items()) + f" of {sum(counts.values())} images"
+
+
+@app.command()
+def evaluate(
+    model: Annotated[str, typer.Argument(help="Model folder, or id of a model.")],
+    dataset: Annotated[Path, typer.Argument(help="MVTec-style folder: test/good, test/DEFECT, ground_truth/DEFECT.")],
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder for a row an image.")] = None,
+    device: DeviceName = "auto",
+    json: Json = None,
+) -> None:
+    """Measure a model against ground truth."""
+    with outcome("evaluate", json) as result:
+        from inspection_core.engine import Engine
+        from inspection_core.evaluate import evaluate as run
+        from inspection_core.evaluate import table
+
+        result.inputs.append(str(dataset))
+        with progress_bars() as show:
+            figures = run(
+                Engine(device).load(model), dataset, out=out, progress=lambda n, total: show("evaluating", n, total)
+            )
+        if out is not None:
+            result.outputs.append(str(out / "evaluation.csv"))
+        result.errors.extend(figures.pop("errors"))
+        result.warnings.extend(figures.pop("warnings"))
+        result.extra = figures
+        for warning in result.warnings:
+            say(f"note: {warning}")
+        console().print(table(figures))
+
+
+@models_app.command("list")
+def models_list(
+    folder: Annotated[Path, typer.Argument(help="Folder to search for models besides those that come along.")] = Path(),
+    json: Json = None,
+) -> None:
+    """List the models that come with the suite and those below a folder."""
+    with outcome("models list", json) as result:
+        from rich.table import Table
+
+        from inspection_core.engine import list_models
+
+        table = Table("id", "version", "architecture", "task", "good images", "licence", "folder")
+        models = []
+        for place, card in list_models(folder):
+            if isinstance(card, InspectionError):
+                result.warnings.append(str(card))
+                say(f"note: {card}")
+                continue
+            count = str(card.training.get("images", ""))
+            table.add_row(card.id, card.version, card.architecture, card.task, count, card.licence, str(place))
+            models.append({"id": card.id, "version": card.version, "architecture": card.architecture, "folder": str(place)})
+        result.extra["models"] = models
+        if models:
+            console().print(table)
+        else:
+            console().print(f"No model in {folder.resolve()}. Make one: inspection fit FOLDER --out MODEL")
+
+
+@models_app.command("show")
+def models_show(
+    model: Annotated[str, typer.Argument(help="Model folder, or id of a model.")], json: Json = None
+) -> None:
+    """Show a model's card."""
+    with outcome("models show", json) as result:
+        from inspection_core.card import ModelCard
+        from inspection_core.engine import find
+        from inspection_core.threshold import cuts
+
+        folder = find(model)
+        card = ModelCard.load(folder)
+        result.inputs.append(str(folder))
+        result.extra["card"] = card.to_dict()
+        # A list of hundreds of calibration scores says less than its cuts.
+        short = dataclasses.replace(card, calibration=dataclasses.replace(card.calibration, scores=(), peaks=()))
+        cut = cuts(card.policy, card.calibration)
+        console().print(short.to_toml(), markup=False)
+        console().print(
+            f"# calibrated on {len(card.calibration.scores)} good images: NG above {cut.ng:.4g}, "
+            f"REVIEW above {cut.review:.4g}",
+            markup=False,
+        )
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for model, results and report.")] = Path("demo-output"),
+    preset: Annotated[str, typer.Option(help="fast or accurate.")] = "accurate",
+    open_report: Annotated[bool, typer.Option("--open/--no-open", help="Open the report in a browser.")] = True,
+    device: DeviceName = "auto",
+    json: Json = None,
+) -> None:
+    """Do the main job on real solar cells: fit on good ones, screen others, leave a report."""
+    with outcome("demo", json) as result:
+        from inspection_core.demo import demo as run
+
+        with progress_bars() as show:
+            done = run(out, preset=preset, device=device, say=say, progress=show)
+        result.outputs.extend(map(str, done.outputs))
+        result.warnings.extend(done.warnings)
+        result.extra = done.figures
+        console().print(*done.lines, sep="\n", markup=False)
+        if open_report and done.open_in_browser():
+            say("The report is open in your browser.")
+
+
+@app.command()
+def doctor(json: Json = None) -> None:
+    """Say what this machine can do, and what is missing."""
+    with outcome("doctor", json) as result:
+        from rich.table import Table
+
+        from inspection_core.doctor import examine
+
+        checks = examine()
+        result.extra["checks"] = [dataclasses.asdict(c) for c in checks]
+        table = Table("", "what", "found", "what to do", box=None)
+        for check in checks:
+            mark = {"ok": "[green]yes[/]", "missing": "[yellow]no[/]", "broken": "[red]NO[/]"}[check.state]
+            table.add_row(mark, check.name, check.found, check.advice)
+        console().print(table)
+        if any(c.state == "broken" for c in checks):
+            result.status = "failed"
+
+
+def _finite(value: Any) -> Any:
+    from inspection_core.io.results import finite
+
+    return finite(value) if isinstance(value, float) else value
+
+
+def main() -> None:
+    """Entry point of the ``inspection`` command."""
+    app()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,191 @@
+"""Loaded models, shared by everyone in the process, and the run of one prepared image through one of them."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from inspection_core import device as devices
+from inspection_core.card import CARD_NAME, ModelCard
+from inspection_core.device import Device
+from inspection_core.errors import ModelError
+from inspection_core.models import Predictor, Scores, load_predictor
+from inspection_core.tiling import Stitcher, Window, windows
+
+if TYPE_CHECKING:
+    import torch
+
+EMBEDDED_CARDS = Path(__file__).parent / "models" / "cards"
+"""Models that come with the package, one folder each."""
+
+
+@dataclass(frozen=True, eq=False)
+class Grid:
+    """Result of a run, on the network's grid over the whole inference image.
+
+    Parameters
+    ----------
+    score
+        float32 ``(h', w')``.
+    neighbour
+        int64 ``(h', w')``, number of the nearest reference, or None.
+    """
+
+    score: NDArray[np.float32]
+    neighbour: NDArray[np.int64] | None
+
+
+@dataclass(eq=False)
+class LoadedModel:
+    """A card with its network in memory.
+
+    Calls are serialised: a network's scratch memory is used by one thread at a time.
+    """
+
+    card: ModelCard
+    folder: Path
+    predictor: Predictor
+    device: Device
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def run(self, pixels: torch.Tensor) -> tuple[Grid, Device]:
+        """Send ``(C, h, w)`` prepared pixels through the network, in tiles where they are large.
+
+        Returns
+        -------
+        grid, device
+            The stitched result, and the rung of the memory ladder that it was made on.
+        """
+        with self._lock:
+            try:
+                return devices.on_ladder(self.device, lambda rung: self._run(pixels, rung))
+            finally:
+                self.predictor.to(self.device)
+
+    def _run(self, pixels: torch.Tensor, device: Device) -> Grid:
+        self.predictor.to(device)
+        preparation = self.card.preparation
+        return run_windows(
+            self.predictor, pixels, device, preparation.tile, preparation.overlap, preparation.multiple
+        )
+
+
+def plan(shape: Sequence[int], tile: int, overlap: float, multiple: int) -> list[Window]:
+    """Return the windows of an inference image of `shape`; one window where it fits in a tile's area."""
+    h, w = shape
+    side = max(multiple, tile // multiple * multiple)
+    size = (h, w) if h * w <= side * side else (min(h, side), min(w, side))
+    return windows(shape, size, overlap, step=multiple)
+
+
+def run_windows(
+    predictor: Predictor, pixels: torch.Tensor, device: Device, tile: int, overlap: float, multiple: int
+) -> Grid:
+    """Score all windows of an image and stitch them; the nearest reference is taken from a cell's innermost window."""
+    import torch
+
+    shape = tuple(pixels.shape[1:])
+    cells = tuple(n // predictor.stride for n in shape)
+    todo = plan(shape, tile, overlap, multiple)
+    ramp = int(tile * overlap) // predictor.stride
+    stitcher = Stitcher(cells, ramp)
+    best: NDArray[np.float64] | None = None
+    neighbour: NDArray[np.int64] | None = None
+    for first in range(0, len(todo), device.batch):
+        part = todo[first : first + device.batch]
+        size = tuple(s.stop - s.start for s in part[0])
+        batch = torch.zeros((device.batch, pixels.shape[0], *size), dtype=torch.float32)
+        for slot, window in zip(batch, part, strict=False):
+            slot.copy_(pixels[(slice(None), *window)])
+        scores = _call(predictor, batch, device)
+        maps = scores.map.cpu().numpy()
+        references = None if scores.neighbour is None else scores.neighbour.cpu().numpy()
+        for i, window in enumerate(part):
+            at = tuple(slice(s.start // predictor.stride, s.stop // predictor.stride) for s in window)
+            stitcher.add(at, maps[i])
+            if references is not None:
+                if best is None or neighbour is None:
+                    best, neighbour = np.zeros(cells), np.zeros(cells, dtype=np.int64)
+                weight = stitcher.weight(at)
+                inner = weight > best[at]
+                best[at][inner] = weight[inner]
+                neighbour[at][inner] = references[i][inner]
+    return Grid(stitcher.result(), neighbour)
+
+
+def _call(predictor: Predictor, batch: torch.Tensor, device: Device) -> Scores:
+    import torch
+
+    if device.torch.type == "cuda":
+        batch = batch.pin_memory()
+    with torch.inference_mode():
+        return predictor(batch.to(device.torch, non_blocking=True))
+
+
+class Engine:
+    """Models in memory, each loaded once for everyone in the process.
+
+    Parameters
+    ----------
+    device
+        As for `inspection_core.device.choose`.
+    """
+
+    def __init__(self, device: str = "auto") -> None:
+        self.device = devices.choose(device)
+        self._models: dict[tuple[Path, str], LoadedModel] = {}
+        self._lock = threading.Lock()
+
+    def load(self, model: str | Path) -> LoadedModel:
+        """Return the model in a folder or with the id of an embedded card; a second call gives the same object.
+
+        Raises
+        ------
+        ModelError
+            If there is no such model, or it is damaged.
+        """
+        folder = find(model)
+        card = ModelCard.load(folder)
+        key = (folder, card.weights_sha256)
+        with self._lock:
+            if key not in self._models:
+                self._models[key] = LoadedModel(card, folder, load_predictor(folder, card, self.device), self.device)
+            return self._models[key]
+
+
+def find(model: str | Path) -> Path:
+    """Return the folder of a model given as a folder or as the id of an embedded card."""
+    path = Path(model)
+    if path.is_dir():
+        return path.resolve()
+    embedded = EMBEDDED_CARDS / path.name
+    if str(model) == path.name and embedded.is_dir():
+        return embedded
+    known = sorted(p.name for p in EMBEDDED_CARDS.glob("*") if p.is_dir())
+    raise ModelError(
+        f"A model is a folder, or the id of one that comes with the suite ({', '.join(known) or 'none yet'}). "
+        f"Got {str(model)!r}; make a model with `inspection fit`."
+    )
+
+
+def list_models(folder: Path) -> list[tuple[Path, ModelCard | ModelError]]:
+    """Return the models that come with the suite and those in `folder` or one or two levels below it.
+
+    A card that cannot be read is listed with its error.
+    """
+    places = [p.parent for p in sorted(EMBEDDED_CARDS.glob(f"*/{CARD_NAME}"))]
+    for pattern in (CARD_NAME, f"*/{CARD_NAME}", f"*/*/{CARD_NAME}"):
+        places += [p.parent for p in sorted(Path(folder).glob(pattern)) if p.parent not in places]
+    found: list[tuple[Path, ModelCard | ModelError]] = []
+    for place in places:
+        try:
+            found.append((place, ModelCard.load(place)))
+        except ModelError as error:
+            found.append((place, error))
+    return found

