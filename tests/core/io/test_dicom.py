@@ -117,7 +117,7 @@ class TestDiagnosis:
         (series,) = scan_dicom(tmp_path).series
         assert series.verdict == "three-plane localiser: 3 volumes"
         assert [load_volume(v).image.array.shape for v in series.volumes] == [(1, 3, 5, 5)] * 3
-        with pytest.raises(ReadError, match="has 3 volumes .* choose one by number"):
+        with pytest.raises(ReadError, match=r"has 3 volumes .* choose one by number"):
             read_dicom(tmp_path)
         assert read_dicom(tmp_path, volume=2).image.array.shape == (1, 3, 5, 5)
 
@@ -156,7 +156,7 @@ class TestDiagnosis:
 
     def test_no_positions(self, dicom, tmp_path):
         dicom.write_series(tmp_path, dicom.numbered(), ImagePositionPatient=None)
-        with pytest.raises(ReadError, match="several|volumes"):
+        with pytest.raises(ReadError, match="has 6 volumes"):
             read_dicom(tmp_path)
         (series,) = scan_dicom(tmp_path).series
         assert (

@@ -14,7 +14,7 @@ import pytest
 
 from inspection_core.convert import convert
 from inspection_core.errors import InspectionError, ReadError
-from inspection_core.io.dicom import load_volume, read_dicom, scan_dicom
+from inspection_core.io.dicom import read_dicom, scan_dicom
 from inspection_core.io.nifti import read_nifti
 
 DOCS = Path(__file__).parents[3] / "docs" / "scans.md"
@@ -139,9 +139,9 @@ def test_odd_files_load_with_pydicoms_values_or_are_refused(medical_data):
         decoded = row["pydicom_result"] == "decoded"
         try:
             loaded = read_dicom(path)
-        except InspectionError as error:
-            assert "\n" not in str(error)
-            assert not decoded or path.name.startswith("emri_small"), f"{path.name}: {error}"
+        except InspectionError:
+            if decoded and not path.name.startswith("emri_small"):
+                pytest.fail(f"{path.name} is refused")
             continue
         assert decoded or path.name in extra, path.name
         first = loaded.volume.first
@@ -210,11 +210,7 @@ def test_pet_series_agrees_with_its_own_activity(medical_data):
     loaded = read_dicom(folder)
     assert loaded.volume.verdict == "regular stack"
     assert loaded.volume.file.modality == "PT"
-    try:
-        suv = read_dicom(folder, suv=True)
-    except ReadError as error:
-        assert str(error).startswith("SUV needs")
-        return
+    suv = read_dicom(folder, suv=True)
     ratio = suv.image.array[loaded.image.array > 0] / loaded.image.array[loaded.image.array > 0]
     assert np.ptp(ratio) < 1e-4 * ratio.mean()
 
