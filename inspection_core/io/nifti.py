@@ -27,6 +27,7 @@ from inspection_core.errors import GeometryError, ReadError
 from inspection_core.geometry import FloatArray, Geometry, Unit
 from inspection_core.image import Image
 from inspection_core.io.atomic import atomic_path
+from inspection_core.io.quiet import quiet
 from inspection_core.io.rescale import is_identity, rescale, result_type
 from inspection_core.prediction import RESEARCH_USE
 
@@ -39,7 +40,7 @@ FORMS_AGREE_MM = 0.01
 UNIT_TO_MM = {1: 1000.0, 2: 1.0, 3: 0.001}
 SPATIAL_UNIT = 0x07
 
-_HEADER_ERRORS = (HeaderDataError, WrapStructError, ImageFileError, ValueError, TypeError, KeyError, IndexError)
+_HEADER_ERRORS = (HeaderDataError, WrapStructError, ImageFileError, ValueError, TypeError, LookupError, ArithmeticError)
 _BYTE_ERRORS = (EOFError, zlib.error, gzip.BadGzipFile, OSError, MemoryError)
 
 
@@ -168,8 +169,9 @@ def _load_header(path: Path) -> Any:
     if path.stat().st_size == 0:
         raise ReadError(f"{path.name} is empty: 0 bytes. Copy it again from its source.")
     try:
-        loaded: Any = nib.load(path)
-        loaded.header.get_data_shape()
+        with quiet():
+            loaded: Any = nib.load(path)
+            loaded.header.get_data_shape()
     except _BYTE_ERRORS as error:
         if isinstance(error, FileNotFoundError):
             raise ReadError(

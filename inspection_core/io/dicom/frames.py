@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import math
 import re
+import struct
 import warnings
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -17,7 +19,7 @@ from typing import Any
 import numpy as np
 import pydicom
 from pydicom.dataset import Dataset
-from pydicom.errors import InvalidDicomError
+from pydicom.errors import BytesLengthException, InvalidDicomError
 from pydicom.tag import Tag
 from pydicom.uid import UID
 
@@ -67,9 +69,11 @@ _KINDS = frozenset(
         "VELOCITY",
     ]
 )
-DAMAGE = (OSError, EOFError, ValueError, TypeError, KeyError, AttributeError, IndexError, NotImplementedError,
-           OverflowError, RuntimeError, AssertionError, MemoryError, RecursionError, UnicodeError, ArithmeticError,
-           InvalidDicomError)  # fmt: skip
+DAMAGE = (
+    OSError, EOFError, ValueError, TypeError, KeyError, AttributeError, IndexError, NotImplementedError, OverflowError,
+    RuntimeError, AssertionError, MemoryError, RecursionError, ArithmeticError, BufferError, struct.error, zlib.error,
+    InvalidDicomError, BytesLengthException,
+)  # fmt: skip
 """What pydicom raises on damaged files. A damaged file is no reason to stop, so all of it becomes a ReadError."""
 
 

@@ -19,7 +19,7 @@ from pydicom.uid import UID, ExplicitVRBigEndian, ExplicitVRLittleEndian, Implic
 from inspection_core.errors import ReadError
 from inspection_core.io.dicom.discover import DEFLATE_MAX_RATIO
 from inspection_core.io.dicom.frames import DAMAGE, FileFacts, is_deflated, is_packed, whole
-from inspection_core.io.dicom.quiet import quiet
+from inspection_core.io.quiet import quiet
 
 NATIVE_MAX_BYTES = 8 << 30
 PACKED_FREE_BYTES = 128 << 20
@@ -91,10 +91,18 @@ def decode(file: FileFacts, dataset: Dataset, numbers: Sequence[int]) -> Iterato
     except ReadError:
         raise
     except DAMAGE as error:
-        raise ReadError(
-            f"{file.blob.name} cannot be decoded as {_name(dataset)} ({type(error).__name__}): the pixels are damaged, "
-            "or this kind is not read here. Copy it again, or export it uncompressed."
-        ) from None
+        raise _undecodable(file, dataset, error) from None
+    except BaseException as error:
+        if type(error).__name__ == "PanicException":  # what a Rust decoder raises is no Exception
+            raise _undecodable(file, dataset, error) from None
+        raise
+
+
+def _undecodable(file: FileFacts, dataset: Dataset, error: BaseException) -> ReadError:
+    return ReadError(
+        f"{file.blob.name} cannot be decoded as {_name(dataset)} ({type(error).__name__}): the pixels are damaged, "
+        "or this kind is not read here. Copy it again, or export it uncompressed."
+    )
 
 
 def modality_lut(array: NDArray[Any], dataset: Dataset) -> NDArray[Any]:

@@ -22,8 +22,8 @@ from inspection_core.errors import GeometryError, ReadError
 from inspection_core.geometry import Geometry
 from inspection_core.io.dicom.discover import find_files
 from inspection_core.io.dicom.frames import FLAT_MODALITIES, FileFacts, Frame, frames_of
-from inspection_core.io.dicom.quiet import quiet
 from inspection_core.io.nifti import orientation
+from inspection_core.io.quiet import quiet
 
 Override = Literal["gaps", "irregular", "duplicates"]
 Layout = Literal["volume", "picture", "cine"]

@@ -18,9 +18,9 @@ from inspection_core.geometry import Geometry
 from inspection_core.image import Image
 from inspection_core.io.dicom.frames import BRIGHT_IS_LOW, FileFacts, Frame, read_header, text
 from inspection_core.io.dicom.pixels import decode, modality_lut, open_pixels
-from inspection_core.io.dicom.quiet import quiet
 from inspection_core.io.dicom.series import Inventory, Override, Series, Volume, offsets, scan_dicom
 from inspection_core.io.dicom.suv import moment, suv_factor
+from inspection_core.io.quiet import quiet
 from inspection_core.io.rescale import rescale, result_type
 
 Scaling = Literal["precise", "displayed"]
