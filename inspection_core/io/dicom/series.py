@@ -136,6 +136,10 @@ class Volume:
         affine[:3, 3] = first.position
         return Geometry(self.shape, affine, "mm")
 
+    def corners(self) -> NDArray[np.float64]:
+        """Return ``(n, 3)`` world positions of the first pixel of each slice of the first point in time."""
+        return np.array([f.position for f in self.frames[0]], dtype=np.float64)
+
     def _flat_geometry(self) -> Geometry:
         spacing = self.first.spacing
         plane = (self.first.rows, self.first.columns)

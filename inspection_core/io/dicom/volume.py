@@ -75,16 +75,44 @@ class DicomImage:
         if not self.resampled:
             return np.array(labels) if labels.ndim == 3 else labels[None].copy()
         out = np.zeros((len(frames), frames[0].rows, frames[0].columns), dtype=labels.dtype)
-        for plane, frame in zip(out, frames, strict=True):
-            z, y, x = np.rint(self.image.geometry.world_to_index(np.array(frame.position))).astype(int)
-            if not 0 <= z < len(labels):
-                continue
-            rows, columns = plane.shape
-            top, left = max(-y, 0), max(-x, 0)
-            bottom, right = min(rows, labels.shape[1] - y), min(columns, labels.shape[2] - x)
-            if bottom > top and right > left:
-                plane[top:bottom, left:right] = labels[z, y + top : y + bottom, x + left : x + right]
+        for plane, (z, y, x) in zip(out, self._corners(), strict=True):
+            if 0 <= z < len(labels):
+                bottom, right = min(plane.shape[0], labels.shape[1] - y), min(plane.shape[1], labels.shape[2] - x)
+                plane[:bottom, :right] = labels[z, y : y + bottom, x : x + right]
         return out
+
+    def from_slices(self, labels: NDArray[Any]) -> NDArray[Any]:
+        """Bring a mask or map drawn on the slices taken onto the image's grid, by the nearest slice and pixel.
+
+        Parameters
+        ----------
+        labels
+            ``(slice, row, column)`` in the order of ``volume.frames[0]``.
+
+        Returns
+        -------
+        ndarray
+            ``(z, y, x)``, or ``(y, x)`` where the image is 2-D.
+        """
+        shape = self.image.geometry.shape
+        if not self.resampled:
+            return np.array(labels) if len(shape) == 3 else labels[0].copy()
+        corners = self._corners()
+        out = np.zeros(shape, dtype=labels.dtype)
+        exact = self.image.geometry.world_to_index(self.volume.corners())[:, 0]
+        for z in range(shape[0]):
+            k = int(np.abs(exact - z).argmin())
+            _, y, x = corners[k]
+            bottom, right = min(labels.shape[1], shape[1] - y), min(labels.shape[2], shape[2] - x)
+            out[z, y : y + bottom, x : x + right] = labels[k, :bottom, :right]
+        return out
+
+    def _corners(self) -> NDArray[np.int64]:
+        """Return the nearest index on the image's grid of each slice's first pixel, never before its beginning."""
+        index = self.image.geometry.world_to_index(self.volume.corners())
+        corners = np.rint(index).astype(np.int64)
+        corners[:, 1:] = np.maximum(corners[:, 1:], 0)
+        return corners
 
 
 def read_dicom(

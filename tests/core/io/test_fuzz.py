@@ -66,10 +66,18 @@ def mutate(name, data, rng):
     data = bytearray(gzip.decompress(data) if packed and rng.random() < 0.7 else data)
     packed = packed and data[:2] != b"\x1f\x8b"
     tags = {  # explicit little endian: tag, VR, length 2
-        "rows": b"\x28\x00\x10\x00US\x02\x00", "columns": b"\x28\x00\x11\x00US\x02\x00", "bits": b"\x28\x00\x00\x01US\x02\x00",
-        "stored": b"\x28\x00\x01\x01US\x02\x00", "samples": b"\x28\x00\x02\x00US\x02\x00", "sign": b"\x28\x00\x03\x01US\x02\x00",
+        "rows": b"\x28\x00\x10\x00US\x02\x00", "columns": b"\x28\x00\x11\x00US\x02\x00",
+        "bits": b"\x28\x00\x00\x01US\x02\x00",
+        "stored": b"\x28\x00\x01\x01US\x02\x00", "samples": b"\x28\x00\x02\x00US\x02\x00",
+        "sign": b"\x28\x00\x03\x01US\x02\x00",
     }  # fmt: skip
-    texts = (b"\x28\x00\x30\x00DS", b"\x20\x00\x32\x00DS", b"\x20\x00\x37\x00DS", b"\x28\x00\x08\x00IS", b"\x08\x00\x60\x00CS")
+    texts = (
+        b"\x28\x00\x30\x00DS",
+        b"\x20\x00\x32\x00DS",
+        b"\x20\x00\x37\x00DS",
+        b"\x28\x00\x08\x00IS",
+        b"\x08\x00\x60\x00CS",
+    )
     kind = rng.choice(["truncate", "flip", "flip", "header flip", "size", "text", "vr", "insert", "special", "special"])
     if kind == "truncate":
         del data[int(rng.integers(0, len(data))) :]
@@ -89,25 +97,35 @@ def mutate(name, data, rng):
         at = data.find(texts[int(rng.integers(0, len(texts)))])
         if at >= 0:
             (length,) = struct.unpack("<H", data[at + 6 : at + 8])
-            value = rng.choice([b"-1\\-1", b"nan\\nan", b"1e999", b"99999999", b"0\\0", b"\xff\xfe\xfd", b"SEG", b"../../x"])
+            value = rng.choice(
+                [b"-1\\-1", b"nan\\nan", b"1e999", b"99999999", b"0\\0", b"\xff\xfe\xfd", b"SEG", b"../../x"]
+            )
             data[at + 8 : at + 8 + length] = bytes(value)[:length].ljust(length, b" ")
     elif name.endswith(".dcm") and kind == "vr":
-        places = [i for i in range(132, min(len(data) - 2, 1500)) if bytes(data[i : i + 2]) in (b"US", b"DS", b"IS", b"CS", b"UI", b"OW")]
+        places = [
+            i
+            for i in range(132, min(len(data) - 2, 1500))
+            if bytes(data[i : i + 2]) in (b"US", b"DS", b"IS", b"CS", b"UI", b"OW")
+        ]
         if places:
             at = int(rng.choice(places))
             data[at : at + 2] = bytes(rng.choice([b"SQ", b"OB", b"UN", b"FD", b"AT", b"PN", b"ZZ"]))
     elif ".nii" in name and len(data) > 352:
         at, form, values = [
             (40, "<8h", (3, 32767, 32767, 32767, 1, 1, 1, 1)), (40, "<8h", (7, -3, 2, 9, 1, 1, 1, 1)), (42, "<h", (0,)),
-            (76, "<4f", (1, -2.0, 0.0, np.nan)), (280, "<4f", (np.nan,) * 4), (280, "<4f", (0,) * 4), (280, "<4f", (1e38,) * 4),
-            (252, "<hh", (1, 0)), (256, "<3f", (9, 9, 9)), (70, "<hh", (32, 64)), (70, "<hh", (9999, 3)), (108, "<f", (-1e30,)),
-            (108, "<f", (np.inf,)), (112, "<ff", (np.nan, 1)), (112, "<ff", (1e300 if False else 3e38, 3e38)), (123, "<b", (77,)),
+            (76, "<4f", (1, -2.0, 0.0, np.nan)), (280, "<4f", (np.nan,) * 4), (280, "<4f", (0,) * 4), (280, "<4f",
+            (1e38,) * 4),
+            (252, "<hh", (1, 0)), (256, "<3f", (9, 9, 9)), (70, "<hh", (32, 64)), (70, "<hh", (9999, 3)), (108,
+            "<f", (-1e30,)),
+            (108, "<f", (np.inf,)), (112, "<ff", (np.nan, 1)), (112, "<ff", (3e38, 3e38)), (123, "<b", (77,)),
             (344, "<4s", (b"ni1\0",)), (348, "<4b", (1, 0, 0, 0)),
         ][int(rng.integers(0, 18))]  # fmt: skip
         struct.pack_into(form, data, at, *values)
     elif name.endswith((".nrrd", ".mha")):
-        swap = [(b"sizes: 14", b"sizes: 99"), (b"DimSize = 14", b"DimSize = 99"), (b"short", b"block"), (b"MET_SHORT", b"MET_DOUBL"),
-                (b"ElementDataFile = LOCAL", b"ElementDataFile = ../xy"), (b"space origin", b"data file: /e"), (b"(", b"<")]  # fmt: skip
+        swap = [(b"sizes: 14", b"sizes: 99"), (b"DimSize = 14", b"DimSize = 99"), (b"short", b"block"),
+        (b"MET_SHORT", b"MET_DOUBL"),
+                (b"ElementDataFile = LOCAL", b"ElementDataFile = ../xy"), (b"space origin", b"data file: /e"),
+                (b"(", b"<")]  # fmt: skip
         for old, new in swap[int(rng.integers(0, 7)) :]:
             data = data.replace(old, new)
     elif name.endswith(".zip"):
@@ -121,7 +139,7 @@ def test_damaged_files(dicom, tmp_path_factory):
     names = sorted(healthy)
     work, target = folder / "deep" / "work", folder / "deep" / "target"
     work.mkdir(parents=True)
-    slowest, refused = 0.0, 0
+    slowest, refused, said = 0.0, 0, []
     for case in range(CASES):
         rng = np.random.default_rng(case)
         name = names[case % len(names)]
@@ -135,10 +153,8 @@ def test_damaged_files(dicom, tmp_path_factory):
             convert(path, target)
         except InspectionError as error:
             refused += 1
-            assert "\n" not in str(error), label
-            assert "Sally" not in str(error), label
-            assert len(str(error)) < 600, label
-        except Exception as error:
+            said.append((label, str(error)))
+        except Exception as error:  # noqa: BLE001 - this is the very thing that is looked for
             pytest.fail(f"{label}: {type(error).__name__}: {error}")
         slowest = max(slowest, time.perf_counter() - start)
         assert slowest < SECONDS, f"{label} took {slowest:.1f} s"
@@ -149,4 +165,5 @@ def test_damaged_files(dicom, tmp_path_factory):
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     assert peak < MEMORY_BYTES, f"{peak / 2**30:.1f} GiB"
     assert refused > CASES // 5
+    assert [label for label, text in said if "\n" in text or "Sally" in text or len(text) > 600] == []
     print(f"{CASES} cases, {refused} refused, slowest {slowest:.2f} s, peak {peak / 2**20:.0f} MiB")
