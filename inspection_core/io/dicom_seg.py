@@ -335,9 +335,7 @@ def _places(source: DicomImage, straight: bool) -> dict[str, Any]:
     direction = [*(first.along_row or ()), *(first.along_column or ())]
     patient = hd.CoordinateSystemNames.PATIENT
     return {
-        "plane_positions": [
-            hd.PlanePositionSequence(patient, image_position=p.tolist()) for p in source.volume.corners()
-        ],
+        "plane_positions": [hd.PlanePositionSequence(patient, image_position=p.tolist()) for p in corners],
         "plane_orientation": hd.PlaneOrientationSequence(patient, direction),
         "pixel_measures": hd.PixelMeasuresSequence(list(first.spacing or ()), first.thickness or step, step),
     }
