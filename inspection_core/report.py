@@ -29,6 +29,7 @@ from markupsafe import Markup
 from inspection_core import __version__
 from inspection_core.card import ModelCard
 from inspection_core.io.atomic import write_bytes
+from inspection_core.metrics import clopper_pearson
 from inspection_core.prediction import RESEARCH_USE
 
 EMBED_LIMIT = 200
@@ -45,6 +46,7 @@ WORDING: Mapping[str, Mapping[str, str]] = {
 """What a verdict is called, by the card's task."""
 
 MIME = {".png": "image/png", ".jpg": "image/jpeg", ".jpeg": "image/jpeg", ".webp": "image/webp", ".gif": "image/gif"}
+NAMES = {"image_auroc": "image AUROC", "pixel_auroc": "pixel AUROC", "au_pro": "AU-PRO", "f1": "F1"}
 LISTED_FAILURES = 200
 BINS = (16, 64)
 """Fewest and most bars of the histogram; between them, twice the root of the number of scores."""
@@ -110,7 +112,7 @@ class ReportItem:
     warnings: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ReportData:
     """All that a report tells.
 
@@ -123,9 +125,12 @@ class ReportData:
     items
         Images in any order; read once.
     threshold, review_threshold
-        Image scores above which the verdict is NG, and REVIEW; infinite where no score reaches that.
+        Image scores above which the verdict is NG, and REVIEW; infinite where no score, or any score, gets there.
+    certified_rate
+        Share of good images for which the calibration guarantees a bound; see `inspection_core.threshold.Cuts`.
     metrics
-        Measured figures as `evaluate` gives them; a mapping with ``value`` and ``interval`` is shown as one figure.
+        Measured figures as `inspection_core.evaluate.evaluate` gives them: ``recall_interval``, with ``low`` and
+        ``high``, is shown with ``recall``.
     notes
         What the reader should know, such as how the data were split and the images' licence.
     warnings
@@ -145,6 +150,7 @@ class ReportData:
     items: Iterable[ReportItem]
     threshold: float
     review_threshold: float | None = None
+    certified_rate: float | None = None
     subtitle: str = ""
     metrics: Mapping[str, Any] | None = None
     notes: tuple[str, ...] = ()
@@ -175,7 +181,9 @@ def write_report(path: Path, data: ReportData, embed_limit: int = EMBED_LIMIT) -
     items = list(data.items)
     pictures = _Pictures(path.parent.absolute(), embed=len(items) <= embed_limit)
     rows = [_row(item, pictures) for item in items]
-    warnings = (*data.warnings, *_own_warnings(data.card, pictures.missing))
+    warnings = list(data.warnings)
+    if pictures.missing:
+        warnings.append(f"Picture files that could not be found and are not shown: {pictures.missing}.")
     wording = dict(data.wording or WORDING[data.card.task])
     calibration = data.card.calibration
     histogram = _histogram(items, calibration.scores, data.threshold, data.review_threshold)
@@ -305,32 +313,9 @@ def _truth_table(items: Sequence[ReportItem]) -> list[dict[str, Any]]:
         row: dict[str, Any] = {"label": label, "good": label == GOOD, **counts}
         if done:
             row["share"] = counts["NG"] / done
-            row["low"], row["high"] = _wilson(counts["NG"], done)
+            row["interval"] = clopper_pearson(counts["NG"], done)
         table.append(row)
     return table
-
-
-def _wilson(k: int, n: int, z: float = 1.959964) -> tuple[float, float]:
-    """Return the 95% interval of a share of `k` in `n` (Wilson 1927)."""
-    centre = (k + z * z / 2) / (n + z * z)
-    half = z / (n + z * z) * math.sqrt(k * (n - k) / n + z * z / 4)
-    return max(0.0, centre - half), min(1.0, centre + half)
-
-
-def _own_warnings(card: ModelCard, missing: int) -> list[str]:
-    warnings = []
-    n, allowed = len(card.calibration.scores), card.policy.max_false_alarms
-    if card.policy.kind == "p-value" and not n:
-        warnings.append("The model has no calibration: scores have no p-values, and the false-alarm rate is unknown.")
-    elif card.policy.kind == "p-value" and 1 / (n + 1) > allowed:
-        warnings.append(
-            f"No image can be NG: with {n} good calibration images the smallest p-value is 1/{n + 1} = "
-            f"{1 / (n + 1):.2g}, above the false-alarm rate of {allowed:g}. "
-            f"Calibrate on at least {math.ceil(1 / allowed) - 1} good images, or allow more false alarms."
-        )
-    if missing:
-        warnings.append(f"{missing} picture file{'s' * (missing > 1)} could not be found and cannot be shown.")
-    return warnings
 
 
 def _histogram(
@@ -352,7 +337,7 @@ def _histogram(
     if not scores.size:
         return None
     cuts = [cut for cut in (threshold, review) if cut is not None and math.isfinite(cut)]
-    low, high = float(min(scores.min(), *cuts)), float(max(scores.max(), *cuts))
+    low, high = float(min([scores.min(), *cuts])), float(max([scores.max(), *cuts]))
     q1, q3 = np.quantile(scores, [0.25, 0.75])
     far = max([*cuts, q3]) + 20 * (q3 - q1)
     folded = int((scores > far).sum()) if q3 > q1 else 0
@@ -374,18 +359,19 @@ def _histogram(
 
 
 def _figures(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
-    """Return a nested mapping as flat (name, text) pairs for reading."""
+    """Return a nested mapping as flat (name, text) pairs for reading, each figure with its interval if it has one."""
     pairs: list[tuple[str, str]] = []
     for key, value in values.items():
-        name = f"{prefix}{str(key).replace('_', ' ')}"
-        if isinstance(value, Mapping) and "value" in value:
-            interval = value.get("interval")
-            text = _text(value["value"])
-            if interval:
-                text += f" (95% interval {_text(interval[0])} to {_text(interval[1])})"
-            pairs.append((name, text))
-        elif isinstance(value, Mapping):
+        name = prefix + NAMES.get(key, key.replace("_", " "))
+        interval = values.get(f"{key}_interval") or values.get(f"{key.removesuffix('_rate')}_interval")
+        if key.endswith("_interval") or (
+            isinstance(value, (list, tuple)) and (not value or isinstance(value[0], Mapping))
+        ):
+            continue  # said with its figure; or rows, which have tables of their own
+        if isinstance(value, Mapping):
             pairs.extend(_figures(value, f"{name}, "))
+        elif interval and value is not None:
+            pairs.append((name, f"{_text(value)} (95% interval {_text(interval['low'])} to {_text(interval['high'])})"))
         else:
             pairs.append((name, _text(value)))
     return pairs
@@ -395,7 +381,7 @@ def _text(value: object) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if value is None:
-        return "–"
+        return "not defined"
     if isinstance(value, (float, np.floating)):
         return f"{value:.4g}"
     if isinstance(value, (list, tuple)):
@@ -437,6 +423,8 @@ def _environment() -> jinja2.Environment:
     environment.filters["figure"] = _text
     environment.filters["percent"] = lambda share: f"{100 * share:.3g}%"
     environment.filters["share"] = lambda share: "<0.1%" if 0 < share < 0.0005 else f"{100 * share:.1f}%"
-    environment.filters["cut"] = lambda score: _text(score) if math.isfinite(score) else "no score"
+    environment.filters["cut"] = lambda score: (
+        _text(score) if math.isfinite(score) else "no score" if score > 0 else "any score"
+    )
     environment.filters["thousands"] = lambda number: f"{number:,}"
     return environment

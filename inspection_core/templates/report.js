@@ -313,21 +313,27 @@
       return { ...common, type: "bar", x: middles, y: heights, width: middles.map((_, i) => edges[i + 1] - edges[i]), opacity: mode === "count" ? 1 : 0.7,
         marker: { color: shade, line: { color: shade, width: 1 }, pattern: plain ? undefined : { shape: PATTERN[k], size: 5, solidity: 0.2, fillmode: "overlay", fgcolor: colour("--panel") } } };
     });
-    const cut = (value, text, dash, anchor) => (value === null ? null : {
+    const cut = (value, text, dash, anchor) => ({
       shape: { type: "line", xref: "x", yref: "paper", x0: value, x1: value, y0: 0, y1: 1, line: { color: colour("--text"), width: dash === "solid" ? 2 : 1.3, dash } },
       note: { x: value, xref: "x", y: 1, yref: "paper", yanchor: "bottom", xanchor: anchor, showarrow: false, text: `${asText(text)} > ${figure(value)}`, font: { size: 12 } } });
     const span = edges[edges.length - 1] - edges[0];
-    const right = content.threshold !== null && content.threshold > edges[0] + 0.8 * span ? "right" : "left";
-    const cuts = [cut(content.threshold, content.words.NG, "solid", right),
-      content.review !== content.threshold ? cut(content.review, content.words.REVIEW, "dash", "right") : null].filter(Boolean);
-    if (cuts.length === 2 && right === "right") cuts[1].note.y = 0.93;
+    // The words lie on both sides of the lines, or, near an edge of the plot, on one side below each other.
+    const side = (value) => (value > edges[0] + 0.8 * span ? "right" : "left");
+    const narrow = content.review !== null && content.review < edges[0] + 0.25 * span;
+    const cuts = [content.threshold !== null ? cut(content.threshold, content.words.NG, "solid", side(content.threshold)) : null,
+      content.review !== null && content.review !== content.threshold ? cut(content.review, content.words.REVIEW, "dash", narrow ? "left" : "right") : null].filter(Boolean);
+    if (cuts.length === 2 && cuts[0].note.xanchor === cuts[1].note.xanchor) {
+      cuts[1].note.y = 0.92;
+      if (narrow) cuts[1].note.x = content.threshold; // clear of both lines
+    }
+    const highest = Math.max(...middles.map((_, k) => groups.reduce((sum, group) => sum + (group.calibration ? 0 : group.counts[k]), 0)), ...groups.flatMap((group) => group.counts));
     const axis = { gridcolor: colour("--line"), linecolor: colour("--line"), zeroline: false, automargin: true };
     const layout = {
       barmode: mode === "count" ? "stack" : "overlay", bargap: 0, margin: { l: 48, r: 12, t: 24, b: 40 }, height: 300, dragmode: "zoom", hovermode: "closest",
       paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", font: { color: colour("--text"), family: getComputedStyle(document.body).fontFamily, size: 12 },
       xaxis: { ...axis, title: { text: "image score", standoff: 6 }, range: [edges[0], edges[edges.length - 1]] },
       yaxis: { ...axis, title: { text: { count: "images", log: "images", share: "% of the group" }[mode], standoff: 6 }, type: mode === "log" ? "log" : "linear",
-        ...(mode === "log" ? { dtick: 1, rangemode: "tozero" } : { rangemode: "tozero" }) },
+        rangemode: "tozero", ...(mode === "log" || mode === "count" && highest < 8 ? { dtick: 1 } : {}) },
       shapes: cuts.map((c) => c.shape), annotations: cuts.map((c) => c.note),
       legend: { orientation: "h", traceorder: "normal", y: -0.2, yanchor: "top", x: 0, font: { size: 11 } }, hoverlabel: { bgcolor: colour("--panel"), font: { color: colour("--text") } },
     };
