@@ -139,10 +139,8 @@ class Review:
             return
         shape = self.prediction.geometry.shape
         start, size = correction.start, correction.after.shape
-        if (
-            len(start) != len(shape)
-            or len(size) != len(shape)
-            or any(a < 0 or a + n > s for a, n, s in zip(start, size, shape, strict=True))
+        if len(start) != len(shape) or len(size) != len(shape) or any(
+            a < 0 or a + n > s for a, n, s in zip(start, size, shape, strict=True)
         ):
             raise GeometryError(
                 f"A correction lies inside the mask of shape {shape}. Got a block of shape {size} at {start}."
