@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from inspection_core import __version__
+from inspection_core import __version__, cli_scans
 from inspection_core.errors import InspectionError, UsageError
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ app = typer.Typer(
 )
 models_app = typer.Typer(no_args_is_help=True, help="Model cards: list them, show one.")
 app.add_typer(models_app, name="models")
+cli_scans.register(app)
 
 Json = Annotated[Path | None, typer.Option("--json", metavar="PATH", help="Write a machine-readable result here.")]
 DeviceName = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")]

@@ -1,0 +1,143 @@
+"""From DICOM, NIfTI, NRRD or MetaImage to NIfTI, NRRD or MetaImage, with the geometry kept."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from inspection_core.errors import InspectionError, ReadError, UsageError
+from inspection_core.image import Image
+from inspection_core.io.dicom import choose, load_volume, scan_dicom
+from inspection_core.io.dicom.series import Inventory, Override
+from inspection_core.io.dicom.volume import Scaling
+from inspection_core.io.nifti import is_nifti, read_nifti_scan, write_nifti
+from inspection_core.io.scans import WRITABLE, write_scan
+from inspection_core.io.volumes import is_volume, read_volume
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """What `convert` did.
+
+    Parameters
+    ----------
+    outputs
+        Files written.
+    notes
+        ``(output, what a user should know)``.
+    errors
+        ``(series or file, why it was not converted)``.
+    """
+
+    outputs: tuple[Path, ...]
+    notes: tuple[tuple[str, str], ...]
+    errors: tuple[tuple[str, str], ...]
+
+
+def convert(
+    source: Path,
+    target: Path,
+    *,
+    series: str | None = None,
+    volume: int | None = None,
+    allow: Sequence[Override] | frozenset[Override] = frozenset(),
+    suv: bool = False,
+    scaling: Scaling = "precise",
+    assume_mm: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+) -> Conversion:
+    """Convert one scan to a file, or every series under a path to a folder.
+
+    Parameters
+    ----------
+    source
+        File, folder, DICOMDIR or zip archive.
+    target
+        A file by its suffix (.nii, .nii.gz, .nrrd, .nhdr, .mha, .mhd); anything else is a folder, which takes one
+        ``.nii.gz`` a volume.
+    series, volume, allow, suv, scaling
+        See `inspection_core.io.dicom.read_dicom`.
+    assume_mm
+        For files that name no unit.
+    progress
+        Called with the number of volumes done and their total.
+
+    Raises
+    ------
+    ReadError, GeometryError
+        If nothing could be converted.
+    UsageError
+        If the target is the source.
+    """
+    source, target = Path(source), Path(target)
+    if source.resolve() == target.resolve():
+        raise UsageError("Source and target are the same file; choose another target.")
+    as_file = target.name.lower().endswith(WRITABLE)
+    if source.is_file() and (is_nifti(source) or is_volume(source)):
+        out = target if as_file else target / f"{_stem(source)}.nii.gz"
+        notes = _convert_file(source, out, assume_mm)
+        return Conversion((out,), tuple((out.name, n) for n in notes), ())
+    inventory = scan_dicom(source)
+    if as_file:
+        loaded = load_volume(
+            choose(inventory, series, volume), allow=allow, suv=suv, scaling=scaling, progress=progress
+        )
+        write_scan(target, loaded.image)
+        return Conversion((target,), tuple((target.name, n) for n in loaded.image.notes), ())
+    return _convert_all(inventory, source, target, series, volume, frozenset(allow), suv, scaling, progress)
+
+
+def _convert_file(source: Path, out: Path, assume_mm: bool) -> tuple[str, ...]:
+    image: Image
+    if is_nifti(source):
+        scan = read_nifti_scan(source, assume_mm=assume_mm)
+        image = scan.image
+        if out.name.lower().endswith((".nii", ".nii.gz")):
+            write_nifti(out, image, header=scan.header)
+            return image.notes
+    else:
+        image = read_volume(source, assume_mm=assume_mm)
+    write_scan(out, image)
+    return image.notes
+
+
+def _convert_all(
+    inventory: Inventory,
+    source: Path,
+    target: Path,
+    series: str | None,
+    volume: int | None,
+    allow: frozenset[Override],
+    suv: bool,
+    scaling: Scaling,
+    progress: Callable[[int, int], None] | None,
+) -> Conversion:
+    outputs, notes, errors = [], [], []
+    wanted = [s for s in inventory.series if series is None or series in (s.id, str(s.file.number))]
+    jobs = [(s, k, v) for s in wanted for k, v in enumerate(s.volumes, start=1) if volume in (None, k)]
+    for done, (s, k, v) in enumerate(jobs, start=1):
+        # Names come from the folder and a hash: what stands in a header never becomes a path.
+        name = f"{_stem(source)}_{s.id}" + (f"_{k}" if len(s.volumes) > 1 else "")
+        try:
+            loaded = load_volume(v, allow=allow, suv=suv and v.file.modality == "PT", scaling=scaling)
+            out = target / f"{name}.nii.gz"
+            write_scan(out, loaded.image)
+            outputs.append(out)
+            notes += [(out.name, n) for n in loaded.image.notes]
+        except InspectionError as error:
+            errors.append((name, str(error)))
+        if progress is not None:
+            progress(done, len(jobs))
+    if not outputs:
+        first = errors[0][1] if errors else "; ".join(w for _, w in inventory.others[:3]) or "no DICOM image was found"
+        raise ReadError(f"Nothing of {source.name} could be converted: {first}")
+    return Conversion(tuple(outputs), tuple(notes), tuple(errors))
+
+
+def _stem(path: Path) -> str:
+    name = path.resolve().name
+    for suffix in sorted((*WRITABLE, ".hdr", ".img", ".hdr.gz", ".img.gz", ".dcm", ".zip"), key=len, reverse=True):
+        if name.lower().endswith(suffix):
+            return name[: -len(suffix)] or "scan"
+    return name or "scan"

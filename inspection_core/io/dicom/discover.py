@@ -1,0 +1,188 @@
+"""From what a user points at to the files inside: a file, a nested folder, a DICOMDIR, a zip archive, or several.
+
+Nothing is unpacked to disk, links to folders are not followed, and no name found inside a file is ever used as a path:
+a DICOMDIR stands for the folder that it lies in.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import struct
+import zipfile
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import BinaryIO
+
+from inspection_core.errors import ReadError
+
+MAX_FILES = 500_000
+MAX_MEMBER_BYTES = 4 << 30
+DEFLATE_MAX_RATIO = 1032
+"""Deflate cannot pack tighter than this; a member that claims more is a bomb."""
+_TEXT_VR = frozenset(b"AE AS CS DA DT IS LO LT OB PN SH ST TM UI UL US".split())
+
+
+@dataclass(frozen=True)
+class Blob:
+    """One file, on disk or in an archive.
+
+    Parameters
+    ----------
+    path
+        The file; for a member, the archive.
+    member
+        Name inside the archive, or empty.
+    """
+
+    path: Path
+    member: str = ""
+    archive: zipfile.ZipFile | None = field(default=None, compare=False, repr=False)
+
+    @property
+    def name(self) -> str:
+        """Short name for messages."""
+        return PurePosixPath(self.member).name if self.member else self.path.name
+
+    @property
+    def size(self) -> int:
+        """Bytes, unpacked."""
+        return self.archive.getinfo(self.member).file_size if self.archive else self.path.stat().st_size
+
+    def open(self) -> BinaryIO:
+        """Open for reading, from the start, with seeking.
+
+        Raises
+        ------
+        ReadError
+            If the file cannot be opened, or the archive's member is damaged.
+        """
+        try:
+            if self.archive is None:
+                return self.path.open("rb")
+            return io.BytesIO(self.archive.read(self.member))
+        except (
+            OSError,
+            zipfile.BadZipFile,
+            zlib.error,
+            RuntimeError,
+            EOFError,
+            NotImplementedError,
+            ValueError,
+        ) as error:
+            raise ReadError(f"{self.name} cannot be opened ({type(error).__name__}); copy it again.") from None
+
+    def head(self) -> bytes:
+        """Return the first 132 bytes."""
+        try:
+            if self.archive is None:
+                with self.path.open("rb") as file:
+                    return file.read(132)
+            with self.archive.open(self.member) as member:
+                return member.read(132)
+        except (
+            OSError,
+            zipfile.BadZipFile,
+            zlib.error,
+            RuntimeError,
+            EOFError,
+            NotImplementedError,
+            ValueError,
+        ) as error:
+            raise ReadError(f"{self.name} cannot be opened ({type(error).__name__}); copy it again.") from None
+
+
+def find_files(paths: Path | str | Sequence[Path | str]) -> list[Blob]:
+    """Return every file under one path or several, in a stable order, each once.
+
+    Raises
+    ------
+    ReadError
+        If a path does not exist, or an archive is damaged, encrypted, or has a member that reaches outside it.
+    """
+    given: Iterable[Path | str] = [paths] if isinstance(paths, (str, Path)) else paths
+    found: dict[tuple[Path, str], Blob] = {}
+    for item in given:
+        for blob in _expand(Path(item)):
+            found.setdefault((blob.path.resolve(), blob.member), blob)
+            if len(found) > MAX_FILES:
+                raise ReadError(f"More than {MAX_FILES:,} files lie under {item}; point at one study at a time.")
+    return list(found.values())
+
+
+def looks_like_dicom(head: bytes) -> bool:
+    """Tell by the first 132 bytes whether a file may be DICOM: its mark, or a first element that makes sense.
+
+    Old files lack the 128 bytes of preamble and the mark, and begin with an element of group 2 or 8.
+    """
+    if head[128:132] == b"DICM":
+        return True
+    if len(head) < 12:
+        return False
+    for order in "<>":
+        group, element = struct.unpack(f"{order}HH", head[:4])
+        if group in (0x0002, 0x0008) and element <= 0x1000:
+            if head[4:6] in _TEXT_VR:
+                return True
+            (length,) = struct.unpack(f"{order}I", head[4:8])
+            if order == "<" and length <= 256 and length % 2 == 0:
+                return True
+    return False
+
+
+def _expand(path: Path) -> Iterator[Blob]:
+    if path.is_dir():
+        yield from _folder(path)
+    elif not path.exists():
+        raise ReadError(f"A file or folder is expected at {path}. Found nothing there; check the path.")
+    elif path.name.upper() == "DICOMDIR":
+        yield from _folder(path.parent)
+    elif path.is_file() and path.stat().st_size > 21 and zipfile.is_zipfile(path) and not _is_dicom_file(path):
+        yield from _archive(path)
+    else:
+        yield Blob(path)
+
+
+def _is_dicom_file(path: Path) -> bool:
+    return Blob(path).head()[128:132] == b"DICM"
+
+
+def _folder(folder: Path) -> Iterator[Blob]:
+    for root, folders, files in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in sorted(files):
+            path = Path(root) / name
+            if name.startswith(".") or name.upper() == "DICOMDIR" or not path.is_file():
+                continue
+            if path.suffix.lower() == ".zip" and zipfile.is_zipfile(path):
+                yield from _archive(path)
+            else:
+                yield Blob(path)
+
+
+def _archive(path: Path) -> Iterator[Blob]:
+    try:
+        archive = zipfile.ZipFile(path)
+        members = archive.infolist()
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, struct.error) as error:
+        raise ReadError(f"{path.name} is a damaged zip archive ({type(error).__name__}); copy it again.") from None
+    if len(members) > MAX_FILES:
+        raise ReadError(
+            f"{path.name} holds more than {MAX_FILES:,} members; unpack it and point at one study at a time."
+        )
+    for member in members:
+        name = PurePosixPath(member.filename.replace("\\", "/"))
+        if name.is_absolute() or ".." in name.parts or ":" in name.parts[0]:
+            raise ReadError(
+                f"{path.name} has a member whose name reaches outside the archive, which no honest tool writes. "
+                "Nothing of it was read; ask for a new copy."
+            )
+        if member.flag_bits & 0x1:
+            raise ReadError(f"{path.name} is encrypted; unpack it with its password and point at the folder.")
+        if member.is_dir() or name.name.startswith(".") or name.name.upper() == "DICOMDIR" or "__MACOSX" in name.parts:
+            continue
+        if member.file_size > min(MAX_MEMBER_BYTES, DEFLATE_MAX_RATIO * member.compress_size + 1024):
+            raise ReadError(f"{path.name} has a member that claims {member.file_size:,} bytes, more than can be in it.")
+        yield Blob(path, member.filename, archive)

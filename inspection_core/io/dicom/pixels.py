@@ -1,0 +1,204 @@
+"""Stored pixels of one file: decoding through pydicom and its pylibjpeg plugins, with the sizes checked beforehand."""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import pydicom
+from numpy.typing import NDArray
+from pydicom.dataset import Dataset
+from pydicom.encaps import generate_frames
+from pydicom.pixels.processing import apply_color_lut, apply_modality_lut
+from pydicom.pixels.utils import iter_pixels
+from pydicom.uid import UID, ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
+
+from inspection_core.errors import ReadError
+from inspection_core.io.dicom.discover import DEFLATE_MAX_RATIO
+from inspection_core.io.dicom.frames import DAMAGE, FileFacts, is_deflated, is_packed, whole
+from inspection_core.io.quiet import quiet
+
+NATIVE_MAX_BYTES = 8 << 30
+PACKED_FREE_BYTES = 128 << 20
+PACKED_MAX_RATIO = 4096
+"""A compressed file may unpack to this many times its size beyond `PACKED_FREE_BYTES`; more is a damaged header."""
+
+
+def open_pixels(file: FileFacts) -> Dataset:
+    """Return a file's whole dataset, once its claims have been held against its bytes.
+
+    Raises
+    ------
+    ReadError
+        If the pixels are missing, cut off, in an encoding that is not read, or claim more than can be there.
+    """
+    if file.fault:
+        raise ReadError(f"{file.blob.name} cannot be read: {file.fault}.")
+    plane = file.rows * file.columns * file.samples * max(file.allocated, 8) // 8
+    packed = is_packed(file.transfer_syntax)
+    free = PACKED_FREE_BYTES if packed else 1 << 20
+    ratio = PACKED_MAX_RATIO if packed else DEFLATE_MAX_RATIO if is_deflated(file.transfer_syntax) else 1
+    if plane * file.frames > min(file.blob.size * ratio + free, max(NATIVE_MAX_BYTES, file.blob.size * 8 + free)):
+        raise ReadError(
+            f"{file.blob.name} claims {plane * file.frames:,} bytes of pixels in a file of {file.blob.size:,}; "
+            "its header is damaged. Copy it again."
+        )
+    try:
+        with file.blob.open() as stream:
+            dataset = pydicom.dcmread(stream, force=True)
+    except DAMAGE as error:
+        raise ReadError(f"{file.blob.name} is damaged DICOM ({type(error).__name__}); copy it again.") from None
+    if not any(name in dataset for name in ("PixelData", "FloatPixelData", "DoubleFloatPixelData")):
+        raise ReadError(f"{file.blob.name} has no pixel data; copy it again from its source.")
+    _name_syntax(dataset)
+    return dataset
+
+
+def decode(file: FileFacts, dataset: Dataset, numbers: Sequence[int]) -> Iterator[NDArray[Any]]:
+    """Decode frames one by one, as stored: ``(rows, columns)``, or ``(rows, columns, samples)`` in RGB.
+
+    Parameters
+    ----------
+    file, dataset
+        From `frames_of` and `open_pixels`.
+    numbers
+        Frames wanted, from 0, rising.
+
+    Raises
+    ------
+    ReadError
+        If they cannot be decoded; the text names the encoding.
+    """
+    packed = is_packed(str(dataset.file_meta.TransferSyntaxUID))
+    try:
+        if packed:
+            _check_codestream(file, dataset)
+        for array in iter_pixels(dataset, indices=list(numbers)):
+            expected = (file.rows, file.columns)
+            if array.shape[:2] != expected:
+                raise ReadError(
+                    f"{file.blob.name} decodes to {array.shape[1]} x {array.shape[0]} pixels where its header says "
+                    f"{file.columns} x {file.rows}; copy it again."
+                )
+            if file.photometric == "PALETTE COLOR":
+                array = _in_bytes(apply_color_lut(array, dataset))
+            elif not packed and array.dtype.kind in "ui":
+                array = _only_stored_bits(array, file, dataset)
+            yield array
+    except ReadError:
+        raise
+    except DAMAGE as error:
+        raise _undecodable(file, dataset, error) from None
+    except BaseException as error:
+        if type(error).__name__ == "PanicException":  # what a Rust decoder raises is no Exception
+            raise _undecodable(file, dataset, error) from None
+        raise
+
+
+def _undecodable(file: FileFacts, dataset: Dataset, error: BaseException) -> ReadError:
+    return ReadError(
+        f"{file.blob.name} cannot be decoded as {_name(dataset)} ({type(error).__name__}): the pixels are damaged, "
+        "or this kind is not read here. Copy it again, or export it uncompressed."
+    )
+
+
+def modality_lut(array: NDArray[Any], dataset: Dataset) -> NDArray[Any]:
+    """Apply a Modality LUT Sequence (PS3.3 C.11.1.1)."""
+    try:
+        return apply_modality_lut(array, dataset)
+    except DAMAGE:
+        raise ReadError("A Modality LUT is damaged; ask for the series to be exported again.") from None
+
+
+def pixel_digest(file: FileFacts) -> str:
+    """Return a hash of a file's pixel data as stored, for telling copies.
+
+    Raises
+    ------
+    ReadError
+        If it has none.
+    """
+    with quiet():
+        dataset = open_pixels(file)
+        for name in ("PixelData", "FloatPixelData", "DoubleFloatPixelData"):
+            if name in dataset and isinstance(dataset[name].value, bytes):
+                return hashlib.sha256(dataset[name].value).hexdigest()
+    raise ReadError(f"{file.blob.name} has no pixel data.")
+
+
+def _name_syntax(dataset: Dataset) -> None:
+    """Give a file without a meta header the encoding that pydicom parsed it with."""
+    meta = getattr(dataset, "file_meta", None)
+    if meta is None:
+        dataset.file_meta = meta = pydicom.dataset.FileMetaDataset()
+    if "TransferSyntaxUID" in meta and meta.TransferSyntaxUID:
+        return
+    implicit, little = dataset.original_encoding
+    if implicit:
+        meta.TransferSyntaxUID = ImplicitVRLittleEndian
+    else:
+        meta.TransferSyntaxUID = ExplicitVRBigEndian if little is False else ExplicitVRLittleEndian
+
+
+def _in_bytes(colours: NDArray[Any]) -> NDArray[Any]:
+    """Return 16-bit colours that hold 8-bit ones in their upper byte as 8-bit ones."""
+    if colours.dtype == np.uint16 and not (colours & 0xFF).any():
+        return (colours >> 8).astype(np.uint8)
+    return colours
+
+
+def _only_stored_bits(array: NDArray[Any], file: FileFacts, dataset: Dataset) -> NDArray[Any]:
+    """Cut off what lies outside the stored bits (old overlays), and bring the sign where it belongs."""
+    size = array.dtype.itemsize * 8
+    high = whole(dataset, "HighBit")
+    high = file.bits - 1 if high is None else high
+    above, below = size - 1 - high, high + 1 - file.bits
+    if not 0 < file.bits <= size or above < 0 or below < 0 or (above == 0 and below == 0):
+        return array
+    native = array.astype(array.dtype.newbyteorder("="), copy=False)
+    return (native << above) >> (above + below)  # arithmetic for signed types, logical for unsigned ones
+
+
+def _name(dataset: Dataset) -> str:
+    try:
+        return str(UID(dataset.file_meta.TransferSyntaxUID).name)
+    except DAMAGE:
+        return "an unknown encoding"
+
+
+def _check_codestream(file: FileFacts, dataset: Dataset) -> None:
+    """Hold the size inside the first compressed frame against the header: decoders allocate by the former."""
+    first = next(iter(generate_frames(dataset.PixelData, number_of_frames=file.frames)))
+    size = _codestream_size(first)
+    if size is not None and size != (file.rows, file.columns):
+        raise ReadError(
+            f"{file.blob.name} holds a compressed image of {size[1]} x {size[0]} pixels where its header says "
+            f"{file.columns} x {file.rows}; copy it again."
+        )
+
+
+def _codestream_size(data: bytes) -> tuple[int, int] | None:
+    """Return ``(rows, columns)`` that a JPEG, JPEG-LS or JPEG 2000 stream names, or None where it names none."""
+    start = data.find(b"\xff\x4f\xff\x51", 0, 4096)  # JPEG 2000: SOC, SIZ
+    if start >= 0 and len(data) >= start + 24:
+        right, bottom, left, top = struct.unpack(">4I", data[start + 8 : start + 24])
+        return bottom - top, right - left
+    if data[:2] != b"\xff\xd8":
+        return None
+    at = 2
+    while at + 9 < len(data):
+        if data[at] != 0xFF:
+            return None
+        marker = data[at + 1]
+        if marker in (0xFF, 0x01) or 0xD0 <= marker <= 0xD8:
+            at += 1 if marker == 0xFF else 2
+            continue
+        (length,) = struct.unpack(">H", data[at + 2 : at + 4])
+        if (0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC)) or marker == 0xF7:
+            rows, columns = struct.unpack(">HH", data[at + 5 : at + 9])
+            return rows, columns
+        at += 2 + length
+    return None

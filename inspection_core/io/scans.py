@@ -1,0 +1,67 @@
+"""One door for scans of every format: DICOM, NIfTI, NRRD and MetaImage."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from inspection_core.errors import ReadError
+from inspection_core.image import Image
+from inspection_core.io.dicom import read_dicom
+from inspection_core.io.dicom.series import Override
+from inspection_core.io.dicom.volume import Scaling
+from inspection_core.io.nifti import is_nifti, read_nifti, write_nifti
+from inspection_core.io.volumes import is_volume, read_volume, write_volume
+
+WRITABLE = (".nii", ".nii.gz", ".nrrd", ".nhdr", ".mha", ".mhd")
+
+
+def read_scan(
+    path: Path,
+    *,
+    series: str | None = None,
+    volume: int | None = None,
+    allow: Sequence[Override] | frozenset[Override] = frozenset(),
+    suv: bool = False,
+    scaling: Scaling = "precise",
+    assume_mm: bool = False,
+) -> Image:
+    """Read a scan as ``(C, z, y, x)`` in LPS, or ``(C, y, x)``.
+
+    Parameters
+    ----------
+    path
+        NIfTI, NRRD or MetaImage by suffix; anything else is taken as DICOM: file, folder, DICOMDIR or zip archive.
+    series, volume, allow, suv, scaling
+        For DICOM; see `inspection_core.io.dicom.read_dicom`.
+    assume_mm
+        For files that name no unit.
+
+    Raises
+    ------
+    ReadError, GeometryError
+        If it cannot be read right.
+    """
+    path = Path(path)
+    if not path.is_dir() and is_nifti(path):
+        return read_nifti(path, assume_mm=assume_mm)
+    if not path.is_dir() and is_volume(path):
+        return read_volume(path, assume_mm=assume_mm)
+    return read_dicom(path, series=series, volume=volume, allow=allow, suv=suv, scaling=scaling).image
+
+
+def write_scan(path: Path, image: Image) -> None:
+    """Write an image as what its suffix says: NIfTI, NRRD or MetaImage.
+
+    Raises
+    ------
+    ReadError
+        If the suffix is none of these.
+    """
+    name = Path(path).name.lower()
+    if name.endswith((".nii", ".nii.gz")):
+        write_nifti(path, image)
+    elif name.endswith(WRITABLE):
+        write_volume(path, image)
+    else:
+        raise ReadError(f"Scans are written as {', '.join(WRITABLE)}. Got {Path(path).name}.")

@@ -1,0 +1,138 @@
+"""What is in a folder of scans, and what is wrong with it, in plain words."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from inspection_core.errors import InspectionError
+from inspection_core.geometry import Geometry
+from inspection_core.image import Image
+from inspection_core.io.dicom import scan_dicom
+from inspection_core.io.nifti import is_nifti, orientation, read_nifti
+from inspection_core.io.volumes import is_volume, read_volume
+
+
+@dataclass(frozen=True)
+class ScanReport:
+    """What `scan` found; nothing in it names a patient.
+
+    Parameters
+    ----------
+    series
+        One table a DICOM series or other scan file, as `Series.summary` gives it.
+    others
+        ``(file name, what it is)`` of files that are no image.
+    """
+
+    series: tuple[dict[str, Any], ...]
+    others: tuple[tuple[str, str], ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain data for JSON."""
+        return {
+            "series": list(self.series),
+            "others": [{"file": name, "reason": reason} for name, reason in self.others],
+        }
+
+    def lines(self) -> list[str]:
+        """Return the report as text, one line a volume."""
+        out = []
+        for s in self.series:
+            number = f" series {s['number']}" if s["number"] is not None else ""
+            out.append(f"{s['id']}  {s['modality']}{number}  {s['description']}".rstrip())
+            out.append(f"    {s['verdict']}")
+            for k, v in enumerate(s["volumes"], start=1):
+                size = " x ".join(str(n) for n in reversed(v["shape"]))
+                spacing = " x ".join(f"{x:g}" for x in reversed(v["spacing_mm"]))
+                facts = [size, f"{spacing} mm" if spacing else "no spacing", v["orientation"], f"{v['frames']} frames"]
+                state = "loads" if v["loads"] else "refused"
+                out.append(f"    {k}: {', '.join(f for f in facts if f)}; {state}")
+                out += [f"       note: {note}" for note in v["notes"]]
+        if self.others:
+            out.append(f"{len(self.others)} other files:")
+            out += [f"    {reason}" for _, reason in self.others[:10]]
+            out += [f"    and {len(self.others) - 10} more"] if len(self.others) > 10 else []
+        return out
+
+
+def scan(path: Path, progress: Callable[[int, int], None] | None = None) -> ScanReport:
+    """List the series under a path, each with its verdict.
+
+    Parameters
+    ----------
+    path
+        File, folder, DICOMDIR or zip archive; NIfTI, NRRD and MetaImage files are listed too.
+    progress
+        Called with the number of files done and their total.
+
+    Raises
+    ------
+    ReadError
+        If the path does not exist, or an archive cannot be trusted.
+    """
+    path = Path(path)
+    if path.is_file() and (is_nifti(path) or is_volume(path)):
+        return ScanReport((_file_summary(path),), ())
+    inventory = scan_dicom(path, progress)
+    series = [s.summary() for s in inventory.series]
+    others = []
+    for name, reason in inventory.others:
+        found = sorted(path.rglob(name)) if path.is_dir() and (is_nifti(Path(name)) or is_volume(Path(name))) else []
+        series += [_file_summary(file) for file in found if not any(s.get("file") == str(file) for s in series)]
+        if not found:
+            others.append((name, reason))
+    return ScanReport(tuple(series), tuple(others))
+
+
+def _file_summary(path: Path) -> dict[str, Any]:
+    kind = "NIfTI" if is_nifti(path) else path.suffix[1:].upper()
+    base = {
+        "id": path.name,
+        "number": None,
+        "modality": kind,
+        "maker": "",
+        "description": "",
+        "files": 1,
+        "file": str(path),
+    }
+    try:
+        image: Image = read_nifti(path) if is_nifti(path) else read_volume(path)
+    except InspectionError as error:
+        volume = _volume((), 0, None, "", str(error), (str(error),), ())
+        return {**base, "verdict": f"cannot be read: {error}", "volumes": [volume]}
+    count = image.array.shape[0]
+    verdict = "regular grid" if count == 1 else f"4-D: {count} volumes"
+    return {
+        **base,
+        "verdict": verdict,
+        "volumes": [_volume(image.geometry.shape, count, image.geometry, verdict, verdict, (), image.notes)],
+    }
+
+
+def _volume(
+    shape: tuple[int, ...],
+    channels: int,
+    geometry: Geometry | None,
+    kind: str,
+    verdict: str,
+    reasons: tuple[str, ...],
+    notes: tuple[str, ...],
+) -> dict[str, Any]:
+    in_mm = geometry is not None and geometry.unit == "mm"
+    return {
+        "kind": kind,
+        "layout": "volume" if len(shape) == 3 else "picture",
+        "shape": list(shape),
+        "channels": channels,
+        "spacing_mm": [round(s, 4) for s in geometry.spacing] if geometry is not None and in_mm else [],
+        "orientation": orientation(geometry) if geometry is not None else "",
+        "frames": (shape[0] if len(shape) == 3 else 1) * channels if shape else 0,
+        "loads": geometry is not None,
+        "verdict": verdict,
+        "reasons": list(reasons),
+        "allow": [],
+        "notes": list(notes),
+    }
