@@ -283,7 +283,7 @@ def fit(
     held_out = _cross_fit(survey, card, fitter, out, on, seed, progress)
     clock.lap("cross-fit")
     predictor = fitter.build(range(len(survey.paths)), survey.names)
-    suspects = _suspects(survey.names, held_out.scores)
+    suspects = _suspects(survey.names, held_out)
     card = replace(
         card,
         calibration=held_out.calibration,
@@ -439,13 +439,19 @@ def _cross_fit(
     return _HeldOut(calibration, scores, folds)
 
 
-def _suspects(names: Sequence[str], scores: NDArray[np.float64]) -> tuple[str, ...]:
-    """Return images far outside: above the third quartile by three times the interquartile range (Tukey's far out)."""
-    if scores.size < 8:
+def _suspects(names: Sequence[str], held_out: _HeldOut) -> tuple[str, ...]:
+    """Return images far outside: above the third quartile by three times the interquartile range (Tukey's far out).
+
+    Each is compared with its own fold: a fold as a whole may lie far from the others, as a camera drifts.
+    """
+    if held_out.scores.size < 8:
         return ()
-    low, high = np.quantile(scores, (0.25, 0.75))
-    order = np.argsort(scores)[::-1]
-    return tuple(names[i] for i in order if scores[i] > high + 3 * (high - low))
+    excess = held_out.scores.copy()
+    for fold in held_out.folds:
+        excess[fold] -= np.median(excess[fold])
+    low, high = np.quantile(excess, (0.25, 0.75))
+    order = np.argsort(excess)[::-1]
+    return tuple(names[i] for i in order if excess[i] > high + 3 * (high - low))
 
 
 def _collect(survey: Survey, card: ModelCard, fitter: Fitter, progress: Progress) -> tuple[str, ...]:
