@@ -50,13 +50,16 @@ def test_stride_and_offset_say_where_cells_look(loaded):
     assert -predictor.stride < predictor.offset < 2 * predictor.stride
 
 
-def test_a_bright_spot_comes_back_where_it_was(loaded):
+def test_a_defect_comes_back_where_it_was(loaded, parts):
     card, predictor = loaded
-    picture = torch.full((1, len(card.channels), 192, 192), 0.5)
-    picture[..., 88:104, 120:136] = 1
-    with torch.inference_mode():
-        plain = predictor(torch.full_like(picture, 0.5)).map[0]
-        change = (predictor(picture).map[0] - plain).abs()
+    good = parts.brushed(70, 192)
+
+    def score(picture):
+        pixels = torch.from_numpy(picture / np.float32(255)).expand(1, len(card.channels), -1, -1)
+        with torch.inference_mode():
+            return predictor(pixels).map[0]
+
+    change = score(parts.hole(good, at=(88, 120), side=16)) - score(good)
     weight = (change * (change > change.max() / 2)).numpy()
     cells = np.indices(weight.shape).reshape(2, -1) * predictor.stride + predictor.offset
     centre = (cells * weight.ravel()).sum(axis=1) / weight.sum()
