@@ -361,8 +361,7 @@ def look(folder: Path, paths: Sequence[Path], shots: int | None = None, progress
     for item in seen:
         names.append(item.path.relative_to(folder).as_posix() if item.path.is_relative_to(folder) else item.path.name)
         digest.update(f"{names[-1]}\0{item.sha256}\n".encode())
-    whole = {"uint8": (0.0, 255.0)}.get(seen[0].dtype)
-    low, high = whole or (min(s.low for s in seen), max(s.high for s in seen))
+    low, high = min(s.low for s in seen), max(s.high for s in seen)
     if high <= low:
         raise FitError(f"The good images hold one single value, {low:g}, so there is nothing to learn from them.")
     return Survey(
@@ -370,7 +369,7 @@ def look(folder: Path, paths: Sequence[Path], shots: int | None = None, progress
         names=tuple(names),
         channels=max((s.channels for s in seen), key=len),
         dtype=seen[0].dtype,
-        window=(low, high),
+        window=(0.0, 255.0) if seen[0].dtype == "uint8" else (low, high),
         side=float(np.median([s.side for s in seen])),
         sha256=digest.hexdigest(),
         warnings=tuple(warnings),
@@ -394,8 +393,9 @@ def _look_at(path: Path) -> _Seen | InspectionError:
         digest = weights_io.sha256(path)
     except (InspectionError, OSError) as error:
         return error if isinstance(error, InspectionError) else FitError(f"{path}: {error.strerror}")
-    low, high = (0.0, 255.0)
-    if image.array.dtype != np.uint8:
+    if image.array.dtype == np.uint8:
+        low, high = float(image.array.min()), float(image.array.max())
+    else:
         low, high = (float(v) for v in np.percentile(image.array, WINDOW_TAILS))
     side = math.sqrt(math.prod(image.geometry.shape))
     return _Seen(path, image.channels, str(image.array.dtype), low, high, side, digest)

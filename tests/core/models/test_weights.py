@@ -82,7 +82,7 @@ def of_another_kind(folder, card):
 DAMAGE = {
     "tampered": (
         tampered,
-        r"written for: expected SHA-256 [0-9a-f]{12}\.{3}, got [0-9a-f]{12}\.{3} Copy the model folder again, or fit it",
+        r"for: expected SHA-256 [0-9a-f]{12}\.{3}, got [0-9a-f]{12}\.{3} Copy the model folder again, or fit it",
     ),
     "truncated": (truncated, r"are not those that the card was written for"),
     "missing": (missing, r"cannot be read: No such file or directory\. Copy the whole model folder\.$"),
