@@ -237,7 +237,7 @@ def test_images_are_not_enlarged_without_end(parts, tmp_path):
 @pytest.mark.data
 def test_real_parts(shared_data, tmp_path):
     """Twenty good images of a ball screw tell defects from good parts, most of the time."""
-    root = shared_data / "industrial" / "ball_screw"
+    root = shared_data / "industrial" / "ball_screw" / "ball_screw"
     fit(root, tmp_path / "m", preset="fast", shots=20)
     model = Engine().load(tmp_path / "m")
 
