@@ -65,7 +65,8 @@ class Outcome:
 
         data = {"schema_version": SCHEMA_VERSION, **dataclasses.asdict(self)}
         del data["json_path"]
-        write_text(self.json_path, dump({**data, **data.pop("extra")}))
+        own = data.pop("extra")
+        write_text(self.json_path, dump({**data, **own}))
 
 
 @contextlib.contextmanager

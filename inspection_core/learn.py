@@ -283,7 +283,7 @@ def fit(
     held_out = _cross_fit(survey, card, fitter, out, on, seed, progress)
     clock.lap("cross-fit")
     predictor = fitter.build(range(len(survey.paths)), survey.names)
-    suspects = _suspects(survey.names, held_out.scores)
+    suspects = _suspects(survey.names, held_out)
     card = replace(
         card,
         calibration=held_out.calibration,
@@ -361,8 +361,7 @@ def look(folder: Path, paths: Sequence[Path], shots: int | None = None, progress
     for item in seen:
         names.append(item.path.relative_to(folder).as_posix() if item.path.is_relative_to(folder) else item.path.name)
         digest.update(f"{names[-1]}\0{item.sha256}\n".encode())
-    whole = {"uint8": (0.0, 255.0)}.get(seen[0].dtype)
-    low, high = whole or (min(s.low for s in seen), max(s.high for s in seen))
+    low, high = min(s.low for s in seen), max(s.high for s in seen)
     if high <= low:
         raise FitError(f"The good images hold one single value, {low:g}, so there is nothing to learn from them.")
     return Survey(
@@ -370,7 +369,7 @@ def look(folder: Path, paths: Sequence[Path], shots: int | None = None, progress
         names=tuple(names),
         channels=max((s.channels for s in seen), key=len),
         dtype=seen[0].dtype,
-        window=(low, high),
+        window=(0.0, 255.0) if seen[0].dtype == "uint8" else (low, high),
         side=float(np.median([s.side for s in seen])),
         sha256=digest.hexdigest(),
         warnings=tuple(warnings),
@@ -394,8 +393,9 @@ def _look_at(path: Path) -> _Seen | InspectionError:
         digest = weights_io.sha256(path)
     except (InspectionError, OSError) as error:
         return error if isinstance(error, InspectionError) else FitError(f"{path}: {error.strerror}")
-    low, high = (0.0, 255.0)
-    if image.array.dtype != np.uint8:
+    if image.array.dtype == np.uint8:
+        low, high = float(image.array.min()), float(image.array.max())
+    else:
         low, high = (float(v) for v in np.percentile(image.array, WINDOW_TAILS))
     side = math.sqrt(math.prod(image.geometry.shape))
     return _Seen(path, image.channels, str(image.array.dtype), low, high, side, digest)
@@ -439,13 +439,19 @@ def _cross_fit(
     return _HeldOut(calibration, scores, folds)
 
 
-def _suspects(names: Sequence[str], scores: NDArray[np.float64]) -> tuple[str, ...]:
-    """Return images far outside: above the third quartile by three times the interquartile range (Tukey's far out)."""
-    if scores.size < 8:
+def _suspects(names: Sequence[str], held_out: _HeldOut) -> tuple[str, ...]:
+    """Return images far outside: above the third quartile by three times the interquartile range (Tukey's far out).
+
+    Each is compared with its own fold: a fold as a whole may lie far from the others, as a camera drifts.
+    """
+    if held_out.scores.size < 8:
         return ()
-    low, high = np.quantile(scores, (0.25, 0.75))
-    order = np.argsort(scores)[::-1]
-    return tuple(names[i] for i in order if scores[i] > high + 3 * (high - low))
+    excess = held_out.scores.copy()
+    for fold in held_out.folds:
+        excess[fold] -= np.median(excess[fold])
+    low, high = np.quantile(excess, (0.25, 0.75))
+    order = np.argsort(excess)[::-1]
+    return tuple(names[i] for i in order if excess[i] > high + 3 * (high - low))
 
 
 def _collect(survey: Survey, card: ModelCard, fitter: Fitter, progress: Progress) -> tuple[str, ...]:

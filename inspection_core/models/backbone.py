@@ -54,7 +54,12 @@ class Backbone(nn.Module):
 
         self.name = name
         options = _options(name)
-        self.net: Any = timm.create_model(name, pretrained=False, **options)
+        try:
+            self.net: Any = timm.create_model(name, pretrained=False, **options)
+        except (RuntimeError, AttributeError, TypeError) as error:
+            raise ModelError(
+                f"The timm network {name!r} takes no image of any size ({error}); choose another."
+            ) from error
         info: Any = self.net.feature_info
         if hasattr(self.net, "_stage_out_idx") and hasattr(self.net, "blocks"):
             # timm's EfficientNet runs its last stages even where nobody asks for their features.

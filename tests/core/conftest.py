@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import PIL.Image
 import pytest
+import torch
 from scipy.ndimage import gaussian_filter
 
 from inspection_core.engine import Engine, LoadedModel
@@ -59,6 +60,15 @@ class Parts:
         path = folder / "picture.png"
         PIL.Image.fromarray(picture).save(path)
         return read_raster(path)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread():
+    """Small pictures gain nothing from more, and lose much where other programs keep the cores busy."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")

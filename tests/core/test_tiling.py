@@ -1,5 +1,6 @@
 """Windows cover everything, and no seam shows where they meet."""
 
+import itertools
 import math
 
 import numpy as np
@@ -40,7 +41,7 @@ def test_neighbours_overlap_as_asked_but_for_a_step(grid):
     starts = [line.start for (line,) in windows(shape, size, overlap, step)]
     stride = max(step, math.ceil(min(shape[0], size[0]) * (1 - overlap) / step) * step)
     assert starts == sorted(set(starts))
-    assert all(b - a <= stride for a, b in zip(starts, starts[1:], strict=False))
+    assert all(b - a <= stride for a, b in itertools.pairwise(starts))
 
 
 @settings(deadline=None)

@@ -1,0 +1,100 @@
+"""patch-memory: views, memories, and cards that were written by somebody else."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from inspection_core.card import ModelCard
+from inspection_core.device import Device
+from inspection_core.errors import FitError, ModelError
+from inspection_core.models import weights
+from inspection_core.models.backbone import Backbone
+from inspection_core.models.patch_memory import PatchMemoryFitter, View, load
+
+CPU = Device("cpu")
+SETTINGS = {"views": ((1.0, 0.0, 1.0, True),), "memory": 64, "share": 0.5, "dim": 16, "smoothing": 0.0}
+
+
+@pytest.fixture
+def fitter():
+    """A fitter of a random network that has seen the patches of two images."""
+    torch.manual_seed(0)
+    made = PatchMemoryFitter(Backbone("resnet18"), SETTINGS, 2, CPU, seed=0)
+    for image in range(2):
+        origins = torch.full((1, 8, 8, 4), float(image))
+        made.add(image, torch.rand((1, 1, 64, 64)), origins)
+    return made
+
+
+def test_a_view_without_blur_is_the_image():
+    batch = torch.rand((1, 1, 64, 64))
+    assert torch.equal(View().apply(batch, 16), batch)
+
+
+def test_a_view_of_detail_does_not_see_exposure():
+    batch = torch.rand((1, 1, 64, 64))
+    view = View(blur=3.0, gain=4.0)
+    assert torch.allclose(view.apply(batch + 0.3, 16), view.apply(batch, 16), atol=1e-4)
+
+
+def test_a_smaller_view_has_whole_multiples():
+    assert View(factor=0.8).apply(torch.rand((1, 1, 64, 96)), 16).shape == (1, 1, 48, 80)
+    assert View(factor=0.01).apply(torch.rand((1, 1, 64, 96)), 16).shape == (1, 1, 16, 16)
+
+
+def test_a_memory_of_one_image_explains_with_that_image(fitter):
+    predictor = fitter.build([1], ["a.png", "b.png"])
+    numbers = range(len(predictor.origins))
+    assert {predictor.explain(i).image for i in numbers} == {"b.png"}
+    assert {predictor.explain(i).centre for i in numbers} == {(1.0, 1.0)}
+
+
+def test_no_image_makes_no_memory(fitter):
+    with pytest.raises(FitError, match=r"^A memory needs the patches of at least one good image\. Got none\.$"):
+        fitter.build([], [])
+
+
+def test_every_patch_has_an_origin(fitter):
+    with pytest.raises(ModelError, match=r"^Each of the 64 patches has an origin\. Got 63\.$"):
+        fitter.add(0, torch.rand((1, 1, 64, 64)), torch.zeros((1, 63, 1, 4)))
+
+
+# name: (parameters to change; None removes, message)
+HOSTILE = {
+    "no backbone": ({"backbone": None}, r"lacks settings of patch-memory: 'backbone'\. Fit the model anew\.$"),
+    "unknown backbone": ({"backbone": "no_such_net"}, r"^timm knows no network 'no_such_net'"),
+    "another backbone": ({"backbone": "resnet18"}, r"^The weights do not fit 'resnet18'"),
+    "views of text": ({"view_factor": ("large",)}, r"lacks settings of patch-memory: could not convert"),
+    "views of one number": ({"view_factor": 1.0}, r"lacks settings of patch-memory: .* is not iterable|argument"),
+    "views of several lengths": ({"view_factor": (1.0, 1.0)}, r"lacks settings of patch-memory: zip\(\)"),
+    "one view too many": (
+        {k: v * 2 for k, v in zip(
+            ("view_factor", "view_blur", "view_gain", "view_border"), ((1.0,), (4.0,), (4.0,), (True,)), strict=True
+        )},
+        r"^The weights lack 'memory\.1'",
+    ),
+    "smoothing of text": ({"smoothing": "much"}, r"lacks settings of patch-memory: could not convert"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("change", "message"), HOSTILE.values(), ids=HOSTILE)
+def test_hostile_cards(fitted, change, message):
+    card = ModelCard.load(fitted.folder)
+    parameters = {k: v for k, v in (card.parameters | change).items() if v is not None}
+    with pytest.raises(ModelError, match=message):
+        load(fitted.folder, dataclasses.replace(card, parameters=parameters), CPU)
+
+
+def test_a_card_without_the_names_of_its_images(fitted):
+    card = dataclasses.replace(ModelCard.load(fitted.folder), training={})
+    with pytest.raises(ModelError, match=r"lacks settings of patch-memory: 'names'"):
+        load(fitted.folder, card, CPU)
+
+
+def test_a_memory_of_the_wrong_shape(fitted, tmp_path):
+    card = ModelCard.load(fitted.folder)
+    stored = weights.load(fitted.folder, card)
+    card = weights.save(tmp_path, card, stored | {"memory.0": stored["memory.0"][0]})
+    with pytest.raises(ModelError, match=r"^The weights' 'memory\.0' should have 2 axes\. Got shape"):
+        load(tmp_path, card, CPU)
