@@ -6,8 +6,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 DEMO_OUT ?= demo-output
-# Debian packages that the tests use: a real browser, to look at the report with.
-SYSTEM_PACKAGES := chromium chromium-driver
+# Debian packages that the tests use: a real browser, to look at the report with, and DICOM tools that we did not write.
+SYSTEM_PACKAGES := chromium chromium-driver dcmtk dicom3tools
+SYSTEM_COMMANDS := chromium chromedriver dcmdump dciodvfy
 export INSPECTION_DATA ?= $(abspath ../shared/data)
 
 help:
@@ -41,7 +42,7 @@ lint: setup
 	$(BIN)/lint-imports
 
 system:
-	@command -v chromium >/dev/null && command -v chromedriver >/dev/null || \
+	@(for c in $(SYSTEM_COMMANDS); do command -v $$c >/dev/null || exit 1; done) || \
 		$(MAKE) --no-print-directory install-packages PACKAGES="$(SYSTEM_PACKAGES)" OPTIONAL=1
 
 # Installs Debian packages where that is possible without asking, else says how; OPTIONAL=1 goes on without them.
