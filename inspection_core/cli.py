@@ -183,6 +183,8 @@ def fit(
     """Make an anomaly model from good images."""
     with outcome("fit", json) as result:
         from inspection_core import learn
+        from inspection_core.io.results import finite
+        from inspection_core.threshold import cuts
 
         result.inputs.append(str(folder))
         with progress_bars() as show:
@@ -207,7 +209,7 @@ def fit(
             "model": {"id": fitted.card.id, "version": fitted.card.version, "sha256": fitted.card.weights_sha256},
             "n_good": training["images"],
             "suspects": list(fitted.suspects),
-            "threshold": _finite(training["threshold"]),
+            "threshold": finite(cuts(fitted.card.policy, fitted.card.calibration).ng),
             "seconds": dict(fitted.seconds),
         }
         for warning in fitted.warnings:
@@ -436,12 +438,6 @@ def doctor(json: Json = None) -> None:
         console().print(table)
         if any(c.state == "broken" for c in checks):
             result.status = "failed"
-
-
-def _finite(value: Any) -> Any:
-    from inspection_core.io.results import finite
-
-    return finite(value) if isinstance(value, float) else value
 
 
 def main() -> None:

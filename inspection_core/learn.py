@@ -321,9 +321,7 @@ def good_folder(folder: Path) -> Path:
         if part.is_dir():
             return part
     if (folder / "ground_truth").is_dir() or (folder / "test").is_dir():
-        raise FitError(
-            f"{folder} has test images but no train/good. Give the folder that holds good images only."
-        )
+        raise FitError(f"{folder} has test images but no train/good. Give the folder that holds good images only.")
     return folder
 
 

@@ -186,9 +186,7 @@ class PatchMemoryFitter:
         Where to compute, and the seed of every random choice.
     """
 
-    def __init__(
-        self, backbone: Backbone, settings: Mapping[str, Any], images: int, device: Device, seed: int
-    ) -> None:
+    def __init__(self, backbone: Backbone, settings: Mapping[str, Any], images: int, device: Device, seed: int) -> None:
         self.backbone = backbone
         self.views = tuple(View(*v) for v in settings["views"])
         self.memory = int(settings["memory"])
@@ -243,9 +241,9 @@ class PatchMemoryFitter:
             memories.append(memory)
             densities.append(_density(memory, pool, generator))
             if number == 0:
-                places = torch.cat([
-                    torch.cat([torch.full((len(o), 1), float(i)), o], dim=1) for i in images for o in self._origins[i]
-                ])
+                places = torch.cat(
+                    [torch.cat([torch.full((len(o), 1), float(i)), o], dim=1) for i in images for o in self._origins[i]]
+                )
                 origins = places[some][chosen.cpu()]
         return PatchMemory(
             self.backbone, self.views, memories, densities, self.basis, origins, names, self.smoothing, self.offset
