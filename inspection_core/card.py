@@ -9,7 +9,7 @@ import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, NoReturn, TypeVar
 
 import tomli_w
 
@@ -19,6 +19,19 @@ CARD_NAME = "card.toml"
 SCHEMA_VERSION = 1
 Scalar = str | int | float | bool
 T = TypeVar("T")
+
+
+class Table(dict[str, Any]):
+    """A table that refuses writing, and yet can be pickled and copied: cards travel between processes."""
+
+    def _refuse(self, *_: object, **__: object) -> NoReturn:
+        raise TypeError("a table of a frozen object does not support item assignment")
+
+    __setitem__ = __delitem__ = update = clear = pop = popitem = setdefault = _refuse
+    __ior__ = _refuse
+
+    def __reduce__(self) -> tuple[type[Table], tuple[dict[str, Any]]]:
+        return Table, (dict(self),)
 
 
 @dataclass(frozen=True)
@@ -192,8 +205,8 @@ class ModelCard:
             raise ModelError(f'A task is "anomaly" or "segmentation". Got {self.task!r}.')
         if not self.channels:
             raise ModelError("A model takes at least one channel. Got none in `channels`.")
-        for name in ("parameters", "training", "metrics"):  # own copies; plain, since cards travel between processes
-            object.__setattr__(self, name, dict(getattr(self, name)))
+        for name in ("parameters", "training", "metrics"):  # own copies
+            object.__setattr__(self, name, Table(getattr(self, name)))
 
     def to_dict(self) -> dict[str, Any]:
         """Return the card as plain data."""

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from inspection_core.card import Table
 from inspection_core.errors import GeometryError
 from inspection_core.geometry import Geometry, readonly
 
@@ -145,4 +146,4 @@ class Prediction:
             raise GeometryError(
                 f"A score map is float and a mask uint8. Got {self.score.dtype} and {self.mask.dtype}; convert them."
             )
-        object.__setattr__(self, "timings", dict(self.timings))
+        object.__setattr__(self, "timings", Table(self.timings))
