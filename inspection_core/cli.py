@@ -167,7 +167,7 @@ def fit(
     out: Annotated[Path, typer.Option("--out", "-o", help="New folder for the model.")],
     preset: Annotated[str, typer.Option(help="fast or accurate.")] = "accurate",
     architecture: Annotated[
-        str | None, typer.Option(help="patch-memory or patch-head, in place of the preset's.")
+        str | None, typer.Option(help="patch-memory or a third party's, in place of the preset's.")
     ] = None,
     backbone: Annotated[str | None, typer.Option(help="timm network, in place of the preset's.")] = None,
     backbone_weights: Annotated[Path | None, typer.Option(help="Local file with the backbone's weights.")] = None,
@@ -414,6 +414,8 @@ def demo(
             done = run(out, preset=preset, device=device, say=say, progress=show)
         result.outputs.extend(map(str, done.outputs))
         result.warnings.extend(done.warnings)
+        for warning in done.warnings:
+            say(f"note: {warning}")
         result.extra = done.figures
         console().print(*done.lines, sep="\n")
         if open_report and done.open_in_browser():
