@@ -293,7 +293,7 @@ def fit(
             "images": len(survey.paths),
             "names": survey.names,
             "data_sha256": survey.sha256,
-            "split": f"all images are good; calibration by {len(held_out.folds)}-fold cross-fitting, files in order",
+            "split": f"all images are good; calibration by {len(held_out.folds)}-fold cross-fitting, images in the order given",
             "suspects": suspects,
             "turns": turns,
             "preset": preset,
@@ -429,7 +429,7 @@ def _cross_fit(
             done += 1
             progress("calibrating", done, n)
     calibration = Calibration(
-        method=f"{len(folds)}-fold cross-fitting over {n} good images, folds contiguous in file order",
+        method=f"{len(folds)}-fold cross-fitting over {n} good images, folds contiguous in the order given",
         scores=tuple(float(s) for s in scores),
         peaks=tuple(float(p) for p in peaks),
         pixel_low=float(np.quantile(np.concatenate(samples), PIXEL_QUANTILE)),

@@ -25,6 +25,10 @@ DEFLATE_MAX_RATIO = 1032
 _TEXT_VR = frozenset(b"AE AS CS DA DT IS LO LT OB PN SH ST TM UI UL US".split())
 
 
+UNOPENABLE = (OSError, zipfile.BadZipFile, zlib.error, RuntimeError, EOFError, NotImplementedError, ValueError)
+"""What opening a file, or a damaged or encrypted member of an archive, can raise."""
+
+
 @dataclass(frozen=True)
 class Blob:
     """One file, on disk or in an archive.
@@ -63,15 +67,7 @@ class Blob:
             if self.archive is None:
                 return self.path.open("rb")
             return io.BytesIO(self.archive.read(self.member))
-        except (
-            OSError,
-            zipfile.BadZipFile,
-            zlib.error,
-            RuntimeError,
-            EOFError,
-            NotImplementedError,
-            ValueError,
-        ) as error:
+        except UNOPENABLE as error:
             raise ReadError(f"{self.name} cannot be opened ({type(error).__name__}); copy it again.") from None
 
     def head(self) -> bytes:
@@ -82,15 +78,7 @@ class Blob:
                     return file.read(132)
             with self.archive.open(self.member) as member:
                 return member.read(132)
-        except (
-            OSError,
-            zipfile.BadZipFile,
-            zlib.error,
-            RuntimeError,
-            EOFError,
-            NotImplementedError,
-            ValueError,
-        ) as error:
+        except UNOPENABLE as error:
             raise ReadError(f"{self.name} cannot be opened ({type(error).__name__}); copy it again.") from None
 
 
