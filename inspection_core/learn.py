@@ -293,7 +293,7 @@ def fit(
             "images": len(survey.paths),
             "names": survey.names,
             "data_sha256": survey.sha256,
-            "split": f"all images are good; calibration by {len(held_out.folds)}-fold cross-fitting, images in the order given",
+            "split": f"all images are good; calibration by {len(held_out.folds)}-fold cross-fitting, in given order",
             "suspects": suspects,
             "turns": turns,
             "preset": preset,
