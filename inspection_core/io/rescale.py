@@ -64,12 +64,28 @@ def rescale(array: NDArray[Any], slope: float, intercept: float, dtype: DTypeLik
     if is_identity(slope, intercept) and (dtype.kind == "f" or np.can_cast(array.dtype, dtype)):
         return array.astype(dtype, copy=False)
     if dtype.kind in "ui":
-        small = array.dtype.itemsize <= 2 and abs(slope) < 2**14 and abs(intercept) < 2**30
-        values = array.astype(np.int32 if small else np.int64)
-        np.multiply(values, int(slope), out=values)
-        np.add(values, int(intercept), out=values)
-        if values.size and (values.min() < np.iinfo(dtype).min or values.max() > np.iinfo(dtype).max):
-            raise OverflowError(f"{dtype} cannot hold {values.min()} to {values.max()}")
-        return values.astype(dtype)
+        _check_range(array, int(slope), int(intercept), dtype)
+        # Sums in a fixed width wrap round and back again, so the type of the result is wide enough for every step.
+        values = array.astype(dtype)
+        if slope != 1.0:
+            np.multiply(values, _wrapped(int(slope), dtype), out=values)
+        if intercept != 0.0:
+            np.add(values, _wrapped(int(intercept), dtype), out=values)
+        return values
     with np.errstate(over="ignore", invalid="ignore"):  # a damaged slope gives infinities, which are seen as such
         return np.asarray((array.astype(np.float64) * slope + intercept).astype(dtype))
+
+
+def _check_range(array: NDArray[Any], slope: int, intercept: int, dtype: np.dtype[Any]) -> None:
+    if not array.size:
+        return
+    ends = sorted(int(edge) * slope + intercept for edge in (array.min(), array.max()))
+    info = np.iinfo(dtype)
+    if ends[0] < info.min or ends[1] > info.max:
+        raise OverflowError(f"{dtype} cannot hold {ends[0]} to {ends[1]}")
+
+
+def _wrapped(number: int, dtype: np.dtype[Any]) -> NDArray[Any]:
+    """Return a whole number modulo the width of an integer type."""
+    bits = dtype.itemsize * 8
+    return np.array(number % 2**bits, dtype=f"u{dtype.itemsize}").view(dtype)

@@ -105,6 +105,11 @@ class FileFacts:
         Unit of the rescaled values, such as ``"HU"`` or ``"BQML"``.
     number
         SeriesNumber, or None.
+    high_bit
+        Number of the highest stored bit.
+    pixels_at
+        Byte at which the element with the pixels begins, so that plain pixels need no second look at the header; -1
+        where that is not known.
     """
 
     blob: Blob
@@ -130,6 +135,8 @@ class FileFacts:
     fault: str
     units: str
     number: int | None
+    high_bit: int = -1
+    pixels_at: int = -1
 
 
 @dataclass(frozen=True)
@@ -374,6 +381,8 @@ def _facts(blob: Blob, dataset: Dataset) -> FileFacts:
         fault=fault,
         units=_units(modality, dataset),
         number=whole(dataset, "SeriesNumber"),
+        high_bit=_whole_or(whole(dataset, "HighBit"), (whole(dataset, "BitsStored") or allocated) - 1),
+        pixels_at=-1 if is_deflated(syntax) else int(getattr(dataset, "inspection_pixels_at", -1)),
     )
 
 
@@ -677,4 +686,8 @@ def _shift(point: Point, direction: Any, by: float) -> Point:
 
 
 def _or(value: float | None, default: float) -> float:
+    return default if value is None else value
+
+
+def _whole_or(value: int | None, default: int) -> int:
     return default if value is None else value

@@ -18,12 +18,14 @@ from pydicom.uid import UID, ExplicitVRBigEndian, ExplicitVRLittleEndian, Implic
 
 from inspection_core.errors import ReadError
 from inspection_core.io.dicom.discover import DEFLATE_MAX_RATIO
-from inspection_core.io.dicom.frames import DAMAGE, FileFacts, is_deflated, is_packed, whole
+from inspection_core.io.dicom.frames import DAMAGE, FileFacts, is_deflated, is_packed
 from inspection_core.io.quiet import quiet
 
 NATIVE_MAX_BYTES = 8 << 30
 PACKED_FREE_BYTES = 128 << 20
 PACKED_MAX_RATIO = 4096
+_PIXEL_DATA = b"\xe0\x7f\x10\x00"
+_GREY = ("MONOCHROME1", "MONOCHROME2")
 """A compressed file may unpack to this many times its size beyond `PACKED_FREE_BYTES`; more is a damaged header."""
 
 
@@ -57,6 +59,43 @@ def open_pixels(file: FileFacts) -> Dataset:
     return dataset
 
 
+def read_plain(file: FileFacts, numbers: Sequence[int]) -> list[NDArray[Any]] | None:
+    """Read frames that lie uncompressed in the file, from where the header ended; None where that is not the case.
+
+    Most CT and MR is stored so. Parsing the header a second time would take longer than reading such pixels.
+
+    Parameters
+    ----------
+    file
+        From `frames_of`.
+    numbers
+        Frames wanted, from 0, rising.
+    """
+    order = {ImplicitVRLittleEndian: "", ExplicitVRLittleEndian: "<"}.get(UID(file.transfer_syntax))
+    plain = file.samples == 1 and file.allocated in (8, 16, 32) and file.photometric in _GREY and not file.has_lut
+    if order is None or not plain or file.pixels_at < 0 or file.fault:
+        return None
+    dtype = np.dtype(f"<{'i' if file.signed else 'u'}{file.allocated // 8}")
+    plane = file.rows * file.columns * dtype.itemsize
+    out = []
+    with file.blob.open() as stream:
+        stream.seek(file.pixels_at)
+        head = stream.read(12)
+        if head[:4] != _PIXEL_DATA or (order and head[4:6] not in (b"OW", b"OB")):
+            return None
+        (length,) = struct.unpack("<I", head[8:12] if order else head[4:8])
+        begin = file.pixels_at + (12 if order else 8)
+        if length == 0xFFFFFFFF or length < plane * file.frames:
+            return None
+        for number in numbers:
+            stream.seek(begin + number * plane)
+            array = np.empty((file.rows, file.columns), dtype)
+            if stream.readinto(memoryview(array).cast("B")) != plane:  # type: ignore[attr-defined]
+                return None
+            out.append(_only_stored_bits(array, file))
+    return out
+
+
 def decode(file: FileFacts, dataset: Dataset, numbers: Sequence[int]) -> Iterator[NDArray[Any]]:
     """Decode frames one by one, as stored: ``(rows, columns)``, or ``(rows, columns, samples)`` in RGB.
 
@@ -86,7 +125,7 @@ def decode(file: FileFacts, dataset: Dataset, numbers: Sequence[int]) -> Iterato
             if file.photometric == "PALETTE COLOR":
                 array = _in_bytes(apply_color_lut(array, dataset))
             elif not packed and array.dtype.kind in "ui":
-                array = _only_stored_bits(array, file, dataset)
+                array = _only_stored_bits(array, file)
             yield array
     except ReadError:
         raise
@@ -150,11 +189,10 @@ def _in_bytes(colours: NDArray[Any]) -> NDArray[Any]:
     return colours
 
 
-def _only_stored_bits(array: NDArray[Any], file: FileFacts, dataset: Dataset) -> NDArray[Any]:
+def _only_stored_bits(array: NDArray[Any], file: FileFacts) -> NDArray[Any]:
     """Cut off what lies outside the stored bits (old overlays), and bring the sign where it belongs."""
     size = array.dtype.itemsize * 8
-    high = whole(dataset, "HighBit")
-    high = file.bits - 1 if high is None else high
+    high = file.high_bit
     above, below = size - 1 - high, high + 1 - file.bits
     if not 0 < file.bits <= size or above < 0 or below < 0 or (above == 0 and below == 0):
         return array

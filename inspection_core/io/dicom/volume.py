@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import os
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,18 +12,19 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from inspection_core.device import threads
 from inspection_core.errors import GeometryError, ReadError
 from inspection_core.geometry import Geometry
 from inspection_core.image import Image
 from inspection_core.io.dicom.frames import BRIGHT_IS_LOW, FileFacts, Frame, read_header, text
-from inspection_core.io.dicom.pixels import decode, modality_lut, open_pixels
+from inspection_core.io.dicom.pixels import decode, modality_lut, open_pixels, read_plain
 from inspection_core.io.dicom.series import Inventory, Override, Series, Volume, offsets, scan_dicom
 from inspection_core.io.dicom.suv import moment, suv_factor
 from inspection_core.io.quiet import quiet
 from inspection_core.io.rescale import rescale, result_type
 
 Scaling = Literal["precise", "displayed"]
-WORKERS = min(8, os.cpu_count() or 1)
+WORKERS = min(8, threads())
 
 
 @dataclass(frozen=True, eq=False)
@@ -322,27 +322,38 @@ def _decode_all(
                     progress(done, len(by_file))
         return out
 
-    try:
-        # Header ranges are wider than what is there: a CT of 16 bits and intercept -1024 fits int16 all the same.
-        out = decode_as(np.dtype(np.int16) if safe == np.int32 and probe.dtype.itemsize == 2 else safe)
-    except OverflowError:
+    # Header ranges are wider than what is there: a CT of 16 bits and intercept -1024 fits int16 all the same.
+    small = np.dtype(np.int16) if safe == np.int32 and probe.dtype.itemsize == 2 else safe
+    out = _unless_too_small(decode_as, small)
+    if out is None:  # the first try is let go before the second begins
         out = decode_as(safe)
     array = out.reshape(times * samples, depth, rows, columns)
     return array[:, 0] if volume.layout != "volume" else array
+
+
+def _unless_too_small(decode_as: Callable[[np.dtype[Any]], NDArray[Any]], dtype: np.dtype[Any]) -> NDArray[Any] | None:
+    try:
+        return decode_as(dtype)
+    except OverflowError:
+        return None
 
 
 def _planes(
     file: FileFacts, wanted: Sequence[tuple[int, Frame]], scaling: Scaling, factor: float, dtype: Any = None
 ) -> list[tuple[int, NDArray[Any]]]:
     """Decode the frames wanted of one file; without a type, leave them as stored."""
-    dataset = open_pixels(file)
     numbers = sorted({frame.number for _, frame in wanted})
     by_number: dict[int, list[tuple[int, Frame]]] = defaultdict(list)
     for k, frame in wanted:
         by_number[frame.number].append((k, frame))
     out = []
-    for number, array in zip(numbers, decode(file, dataset, numbers), strict=True):
-        if file.has_lut and array.ndim == 2:
+    stored: Iterable[NDArray[Any]] | None = read_plain(file, numbers)
+    dataset = None
+    if stored is None:
+        dataset = open_pixels(file)
+        stored = decode(file, dataset, numbers)
+    for number, array in zip(numbers, stored, strict=True):
+        if file.has_lut and array.ndim == 2 and dataset is not None:
             array = modality_lut(array, dataset)
         for k, frame in by_number[number]:
             top, left = frame.corner
