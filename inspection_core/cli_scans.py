@@ -10,7 +10,14 @@ import typer
 from inspection_core.errors import UsageError
 
 Json = Annotated[Path | None, typer.Option("--json", metavar="PATH", help="Write a machine-readable result here.")]
-ALLOWED = ("gaps", "irregular", "duplicates")
+ALLOWED = ("gaps", "irregular", "duplicates", "frames")
+Allow = Annotated[
+    list[str] | None,
+    typer.Option(help="gaps, irregular or duplicates: load it all the same; frames: take several as one world."),
+]
+AllowGaps = Annotated[bool, typer.Option("--allow-gaps", help="The same as --allow gaps.")]
+AllowIrregular = Annotated[bool, typer.Option("--allow-irregular", help="The same as --allow irregular.")]
+AllowDuplicates = Annotated[bool, typer.Option("--allow-duplicates", help="The same as --allow duplicates.")]
 
 
 def register(app: typer.Typer) -> None:
@@ -21,17 +28,27 @@ def register(app: typer.Typer) -> None:
 
 def scan(
     path: Annotated[Path, typer.Argument(help="DICOM file, folder, DICOMDIR or zip archive; NIfTI, NRRD, MetaImage.")],
+    allow: Allow = None,
+    allow_gaps: AllowGaps = False,
+    allow_irregular: AllowIrregular = False,
+    allow_duplicates: AllowDuplicates = False,
     json: Json = None,
 ) -> None:
     """List the series under a path, and say in plain words what is wrong with each."""
     from inspection_core.cli import console, outcome, progress_bars
 
     with outcome("scan", json) as result:
+        from inspection_core.io.dicom.series import Override
         from inspection_core.scan import scan as run
 
         result.inputs.append(str(path))
+        allowed = _allowed(allow, gaps=allow_gaps, irregular=allow_irregular, duplicates=allow_duplicates)
         with progress_bars() as show:
-            report = run(path, lambda done, total: show("headers", done, total))
+            report = run(
+                path,
+                lambda done, total: show("headers", done, total),
+                cast("frozenset[Override]", allowed - {"frames"}),
+            )
         result.extra = report.to_dict()
         console().print("\n".join(report.lines()) or "No image was found.", markup=False)
 
@@ -43,9 +60,19 @@ def convert(
     target: Annotated[Path, typer.Argument(help="File ending in .nii.gz, .nii, .nrrd, .mha or .mhd; or a folder.")],
     series: Annotated[str | None, typer.Option(help="Id or number of the series, as `scan` lists them.")] = None,
     volume: Annotated[int | None, typer.Option(help="Which volume of the series, from 1.")] = None,
-    allow: Annotated[
-        list[str] | None, typer.Option(help="gaps, irregular or duplicates: load it all the same.")
+    allow: Allow = None,
+    allow_gaps: AllowGaps = False,
+    allow_irregular: AllowIrregular = False,
+    allow_duplicates: AllowDuplicates = False,
+    channels: Annotated[
+        str | None,
+        typer.Option(metavar="NAMES", help="Several sequences as one file on one grid, such as t1,t1c,t2,flair."),
     ] = None,
+    channel: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=SCAN", help="Which scan a channel is: a path, or a series' id or number."),
+    ] = None,
+    grid: Annotated[str | None, typer.Option(help="Channel whose grid is used; the first if not given.")] = None,
     suv: Annotated[bool, typer.Option("--suv", help="PET: standardised uptake values by body weight.")] = False,
     scaling: Annotated[str, typer.Option(help="Philips MR: precise or displayed values.")] = "precise",
     assume_mm: Annotated[
@@ -58,26 +85,46 @@ def convert(
 
     with outcome("convert", json) as result:
         from inspection_core.convert import convert as run
+        from inspection_core.convert import convert_study
         from inspection_core.io.dicom.series import Override
         from inspection_core.io.dicom.volume import Scaling
+        from inspection_core.io.study import Allowed
 
         result.inputs.append(str(source))
-        if unknown := [a for a in allow or () if a not in ALLOWED]:
-            raise UsageError(f"--allow takes {', '.join(ALLOWED)}. Got {unknown[0]!r}.")
+        allowed = _allowed(allow, gaps=allow_gaps, irregular=allow_irregular, duplicates=allow_duplicates)
         if scaling not in ("precise", "displayed"):
             raise UsageError(f"--scaling takes precise or displayed. Got {scaling!r}.")
+        if channels is None and (channel or grid):
+            raise UsageError("--channel and --grid go with --channels, such as --channels t1,t1c,t2,flair.")
+        if channels is not None and (series is not None or volume is not None or suv):
+            raise UsageError("--channels finds its series itself: say --channel NAME=SERIES in place of --series.")
         with progress_bars() as show:
-            done = run(
-                source,
-                target,
-                series=series,
-                volume=volume,
-                allow=frozenset(cast("list[Override]", allow or [])),
-                suv=suv,
-                scaling=cast("Scaling", scaling),
-                assume_mm=assume_mm,
-                progress=lambda n, total: show("volumes", n, total),
-            )
+            if channels is not None:
+                done = convert_study(
+                    source,
+                    target,
+                    [name.strip() for name in channels.split(",")],
+                    choices=_choices(channel),
+                    grid=grid,
+                    allow=cast("frozenset[Allowed]", allowed),
+                    scaling=cast("Scaling", scaling),
+                    assume_mm=assume_mm,
+                    progress=lambda n, total: show("channels", n, total),
+                )
+            else:
+                done = run(
+                    source,
+                    target,
+                    series=series,
+                    volume=volume,
+                    allow=cast("frozenset[Override]", allowed - {"frames"}),
+                    suv=suv,
+                    scaling=cast("Scaling", scaling),
+                    assume_mm=assume_mm,
+                    progress=lambda n, total: show("volumes", n, total),
+                )
+        if done.matches:
+            result.extra = {"channels": [{"name": m.channel, "scan": m.scan, "why": m.why} for m in done.matches]}
         result.outputs.extend(str(p) for p in done.outputs)
         result.warnings.extend(f"{name}: {note}" for name, note in done.notes)
         for name, message in done.errors:
@@ -88,3 +135,19 @@ def convert(
             say(f"note: {warning}")
         for path in done.outputs:
             console().print(str(path), markup=False)
+
+
+def _allowed(listed: list[str] | None, **flags: bool) -> frozenset[str]:
+    if unknown := [a for a in listed or () if a not in ALLOWED]:
+        raise UsageError(f"--allow takes {', '.join(ALLOWED)}. Got {unknown[0]!r}.")
+    return frozenset([*(listed or ()), *(name for name, given in flags.items() if given)])
+
+
+def _choices(listed: list[str] | None) -> dict[str, str]:
+    choices = {}
+    for entry in listed or ():
+        name, found, scan_of = entry.partition("=")
+        if not found or not name.strip() or not scan_of.strip():
+            raise UsageError(f"--channel takes NAME=SCAN, such as t1c=7. Got {entry!r}.")
+        choices[name.strip()] = scan_of.strip()
+    return choices

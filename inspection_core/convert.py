@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from inspection_core.io.dicom.series import Inventory, Override
 from inspection_core.io.dicom.volume import Scaling
 from inspection_core.io.nifti import is_nifti, read_nifti_scan, write_nifti
 from inspection_core.io.scans import WRITABLE, write_scan
+from inspection_core.io.study import Allowed, Match, load_study
 from inspection_core.io.volumes import is_volume, read_volume
 
 
@@ -28,11 +29,60 @@ class Conversion:
         ``(output, what a user should know)``.
     errors
         ``(series or file, why it was not converted)``.
+    matches
+        Of a study, which scan became which channel.
     """
 
     outputs: tuple[Path, ...]
     notes: tuple[tuple[str, str], ...]
     errors: tuple[tuple[str, str], ...]
+    matches: tuple[Match, ...] = ()
+
+
+def convert_study(
+    source: Path,
+    target: Path,
+    channels: Sequence[str],
+    *,
+    choices: Mapping[str, str | Path] | None = None,
+    grid: str | None = None,
+    allow: Sequence[Allowed] | frozenset[Allowed] = frozenset(),
+    scaling: Scaling = "precise",
+    assume_mm: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+) -> Conversion:
+    """Convert the sequences of a study to one file on one grid, a volume a channel.
+
+    Parameters
+    ----------
+    source
+        See `inspection_core.io.study.load_study`, for the other parameters too.
+    target
+        A file by its suffix; anything else is a folder, which takes one ``.nii.gz``.
+
+    Raises
+    ------
+    ReadError, GeometryError
+        If a sequence is missing or ambiguous, or cannot be loaded right.
+    UsageError
+        If the request makes no sense.
+    """
+    source, target = Path(source), Path(target)
+    if source.resolve() == target.resolve():
+        raise UsageError("Source and target are the same file; choose another target.")
+    study = load_study(
+        source,
+        channels,
+        choices=choices,
+        grid=grid,
+        allow=allow,
+        scaling=scaling,
+        assume_mm=assume_mm,
+        progress=progress,
+    )
+    out = target if target.name.lower().endswith(WRITABLE) else target / f"{_stem(source)}.nii.gz"
+    write_scan(out, study.image)
+    return Conversion((out,), tuple((out.name, n) for n in study.image.notes), (), study.matches)
 
 
 def convert(

@@ -10,7 +10,10 @@ from typing import Any
 from inspection_core.errors import InspectionError
 from inspection_core.geometry import Geometry
 from inspection_core.image import Image
+from inspection_core.io.candidates import sequence_of_file
 from inspection_core.io.dicom import scan_dicom
+from inspection_core.io.dicom.sequences import NAMES, recognise
+from inspection_core.io.dicom.series import Override, Series
 from inspection_core.io.nifti import is_nifti, orientation, read_nifti
 from inspection_core.io.volumes import is_volume, read_volume
 
@@ -50,6 +53,10 @@ class ScanReport:
                 facts = [size, f"{spacing} mm" if spacing else "no spacing", v["orientation"], f"{v['frames']} frames"]
                 state = "loads" if v["loads"] else "refused"
                 out.append(f"    {k}: {', '.join(f for f in facts if f)}; {state}")
+                if v["sequence"]:
+                    out.append(f"       sequence: {NAMES[v['sequence']]} ({v['sequence_why']})")
+                elif s["modality"] == "MR":
+                    out.append(f"       sequence not recognised: {v['sequence_why']}")
                 out += [f"       note: {note}" for note in v["notes"]]
         if self.others:
             out.append(f"{len(self.others)} other files:")
@@ -58,8 +65,12 @@ class ScanReport:
         return out
 
 
-def scan(path: Path, progress: Callable[[int, int], None] | None = None) -> ScanReport:
-    """List the series under a path, each with its verdict.
+def scan(
+    path: Path,
+    progress: Callable[[int, int], None] | None = None,
+    allow: frozenset[Override] = frozenset(),
+) -> ScanReport:
+    """List the series under a path, each with its verdict and, for MR, the sequence that it is recognised as.
 
     Parameters
     ----------
@@ -67,6 +78,8 @@ def scan(path: Path, progress: Callable[[int, int], None] | None = None) -> Scan
         File, folder, DICOMDIR or zip archive; NIfTI, NRRD and MetaImage files are listed too.
     progress
         Called with the number of files done and their total.
+    allow
+        What would be loaded although it is not right; ``"loads"`` answers for it.
 
     Raises
     ------
@@ -77,7 +90,7 @@ def scan(path: Path, progress: Callable[[int, int], None] | None = None) -> Scan
     if path.is_file() and (is_nifti(path) or is_volume(path)):
         return ScanReport((_file_summary(path),), ())
     inventory = scan_dicom(path, progress)
-    series = [s.summary() for s in inventory.series]
+    series = [_series_summary(s, allow) for s in inventory.series]
     others = []
     for name, reason in inventory.others:
         found = sorted(path.rglob(name)) if path.is_dir() and (is_nifti(Path(name)) or is_volume(Path(name))) else []
@@ -85,6 +98,15 @@ def scan(path: Path, progress: Callable[[int, int], None] | None = None) -> Scan
         if not found:
             others.append((name, reason))
     return ScanReport(tuple(series), tuple(others))
+
+
+def _series_summary(series: Series, allow: frozenset[Override]) -> dict[str, Any]:
+    summary = series.summary()
+    for volume, table in zip(series.volumes, summary["volumes"], strict=True):
+        guess = recognise(volume)
+        table["sequence"], table["sequence_why"] = guess.name, guess.why
+        table["loads"] = not volume.refused(allow)
+    return summary
 
 
 def _file_summary(path: Path) -> dict[str, Any]:
@@ -101,14 +123,15 @@ def _file_summary(path: Path) -> dict[str, Any]:
     try:
         image: Image = read_nifti(path) if is_nifti(path) else read_volume(path)
     except InspectionError as error:
-        volume = _volume((), 0, None, "", str(error), (str(error),), ())
+        volume = _volume((), 0, None, "", str(error), (str(error),), (), "")
         return {**base, "verdict": f"cannot be read: {error}", "volumes": [volume]}
     count = image.array.shape[0]
     verdict = "regular grid" if count == 1 else f"4-D: {count} volumes"
+    sequence = sequence_of_file(path) if count == 1 else ""
     return {
         **base,
         "verdict": verdict,
-        "volumes": [_volume(image.geometry.shape, count, image.geometry, verdict, verdict, (), image.notes)],
+        "volumes": [_volume(image.geometry.shape, count, image.geometry, verdict, verdict, (), image.notes, sequence)],
     }
 
 
@@ -120,6 +143,7 @@ def _volume(
     verdict: str,
     reasons: tuple[str, ...],
     notes: tuple[str, ...],
+    sequence: str,
 ) -> dict[str, Any]:
     in_mm = geometry is not None and geometry.unit == "mm"
     return {
@@ -135,4 +159,6 @@ def _volume(
         "reasons": list(reasons),
         "allow": [],
         "notes": list(notes),
+        "sequence": sequence,
+        "sequence_why": "by its file name" if sequence else "",
     }

@@ -90,7 +90,7 @@ def read_plain(file: FileFacts, numbers: Sequence[int]) -> list[NDArray[Any]] | 
         for number in numbers:
             stream.seek(begin + number * plane)
             array = np.empty((file.rows, file.columns), dtype)
-            if stream.readinto(memoryview(array).cast("B")) != plane:  # type: ignore[attr-defined]
+            if stream.readinto(array.data.cast("B")) != plane:  # type: ignore[attr-defined]
                 return None
             out.append(_only_stored_bits(array, file))
     return out

@@ -1,0 +1,175 @@
+"""Which MR sequence a volume is: T1, T1 after contrast, T2, FLAIR and others, by what the headers say.
+
+Three witnesses are heard: the words of the series (SeriesDescription, ProtocolName, SequenceName, AcquisitionContrast),
+the contrast agent, and the times (TE, TR, TI with the kind of sequence; limits after Brown et al., Magnetic Resonance
+Imaging, 2nd edition, chapter 15). Where they contradict each other the sequence stays unknown: nothing is guessed.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from pydicom.dataset import Dataset
+
+from inspection_core.errors import ReadError
+from inspection_core.io.dicom.frames import get, item, items, number, numbers, read_header, text, words
+from inspection_core.io.dicom.series import Volume
+from inspection_core.io.quiet import quiet
+
+OTHER_KINDS = frozenset(["P", "R", "I", "PHASE", "REAL", "IMAGINARY", "FIELD_MAP", "B0", "P_FFE", "P_SE", "VELOCITY"])
+"""Parts of the complex signal and maps, which no model of T1 or T2 images means."""
+_OTHERS = {
+    "localizer": r"locali[sz]er|\bloc\b|scout|survey|3 ?plane",
+    "adc": r"\badc\b|apparent diffusion",
+    "dwi": r"dwi|\bdti\b|diff|trace|\bb ?[1-9]\d{2,3}\b",
+    "perfusion": r"perf|\bdsc\b|\bdce\b|\basl\b|\bpwi\b|cbv|cbf|mtt",
+    "swi": r"\bswi\b|swan|\bt2 ?(\*|star)|\bmip\b.*swi",
+    "angiography": r"\btof\b|\bmra\b|\bmrv\b|angio|\bcemra\b",
+    "subtraction": r"\bsub(tract\w*)?\b",
+    "map": r"\bt[12] ?map|\bmap\b|\br2|field ?map",
+    "pd": r"\bpd\b|\bpdw\b|proton",
+}
+_POST = re.compile(
+    r"\bpost|\bgd\b|\bgad|gado|\bce\b|t1 ?w? ?(c|ce|cw|gd|post)\b|\+ ?c\b|\bc ?\+|\bkm\b|with contrast|\bwc\b"
+    r"|contrast.?enh|enhanced"
+)
+_PRE = re.compile(r"\bpre(?!p)|\bnativ|without|\bohne\b|\bnon ?contrast|\bunenhanced|- ?c\b|\bwo\b|\bw/o\b|\bt1 ?n\b")
+_T1 = re.compile(r"\bt1|mp2?rage|\bbravo\b|\bf?spgr\b|\bvibe\b|tfl3d|\btfe\b|ir-?fspgr")
+_T2 = re.compile(r"\bt2(?! ?(\*|star|f))")
+_FLAIR = re.compile(r"flair|dark ?fluid|\bt2 ?f\b|fluid ?attenuated|\btirm\b")
+NAMES = {
+    "t1": "T1", "t1c": "T1 after contrast", "t2": "T2", "flair": "FLAIR", "pd": "proton density", "dwi": "diffusion",
+    "adc": "ADC map", "swi": "T2* or susceptibility", "perfusion": "perfusion", "angiography": "angiography",
+    "localizer": "localiser", "subtraction": "subtraction", "map": "map",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Sequence:
+    """What a volume was recognised as.
+
+    Parameters
+    ----------
+    name
+        ``"t1"``, ``"t1c"``, ``"t2"``, ``"flair"``, another key of `NAMES`, or empty where it is not known.
+    why
+        What says so, or why it is not known, in plain words that hold nothing of the header itself.
+    """
+
+    name: str
+    why: str
+
+
+def from_words(*phrases: str) -> str:
+    """Return the sequence that free text speaks of, or an empty string.
+
+    Text without a word on contrast gives ``"t1"``; whether an agent was given is another tag's matter.
+
+    >>> from_words("AX T1 POST GD"), from_words("T1 pre-contrast"), from_words("T2_FLAIR")
+    ('t1c', 't1', 'flair')
+    """
+    said = " ".join(re.sub(r"[_.,;:()\[\]/\\]+|-(?! ?c\b)", " ", p.lower()) for p in phrases)
+    for name, pattern in _OTHERS.items():
+        if re.search(pattern, said) and not (name == "map" and "mprage" in said):
+            return name
+    if _FLAIR.search(said) and not re.search(r"\bt1\w* ?(w )?flair", said):
+        return "flair"
+    if _T1.search(said):
+        return "t1c" if _POST.search(said) and not _PRE.search(said) else "t1"
+    return "t2" if _T2.search(said) else ""
+
+
+def speaks_of_contrast(*phrases: str) -> bool:
+    """Tell whether free text says that contrast was given, or that it was not."""
+    said = " ".join(re.sub(r"[_.,;:()\[\]]+", " ", p.lower()) for p in phrases)
+    return bool(_POST.search(said) or _PRE.search(said))
+
+
+def recognise(volume: Volume) -> Sequence:
+    """Return which MR sequence a volume is, by its first plane's header."""
+    if volume.file.modality != "MR":
+        return Sequence("", f"it is {volume.file.modality}, not MR")
+    if OTHER_KINDS & set(volume.first.kind):
+        return Sequence("", "it is a phase, a part of the complex signal, or a map")
+    try:
+        with quiet():
+            dataset = read_header(volume.file.blob)
+            return _judge(dataset, _group_of(dataset, volume.first.number))
+    except ReadError:
+        return Sequence("", "its header cannot be read")
+
+
+@dataclass(frozen=True)
+class _Groups:
+    """Functional groups of one frame of an enhanced file; of another file, the header itself."""
+
+    own: Dataset
+    shared: Dataset
+
+    def item(self, name: str) -> Dataset | None:
+        return item(self.own, name) or item(self.shared, name)
+
+
+def _group_of(dataset: Dataset, frame: int) -> _Groups:
+    per_frame = items(dataset, "PerFrameFunctionalGroupsSequence")
+    own = per_frame[frame] if frame < len(per_frame) else Dataset()
+    return _Groups(own, item(dataset, "SharedFunctionalGroupsSequence") or Dataset())
+
+
+def _judge(dataset: Dataset, groups: _Groups) -> Sequence:
+    phrases = [text(dataset, "SeriesDescription"), text(dataset, "ProtocolName")]
+    said = from_words(phrases[0]) or from_words(phrases[1]) or from_words(text(dataset, "SequenceName"))
+    types = {w.upper() for w in words(dataset, "ImageType")}
+    for name, mark in (("localizer", "LOCALIZER"), ("adc", "ADC"), ("dwi", "DIFFUSION"), ("subtraction", "SUBTRACT")):
+        if mark in types:
+            return Sequence(name, "its image type says so")
+    frame_type = groups.item("MRImageFrameTypeSequence")
+    contrast = text(frame_type, "AcquisitionContrast") or text(dataset, "AcquisitionContrast")
+    said = said or {"T1": "t1", "T2": "t2", "FLUID_ATTENUATED": "flair", "PROTON_DENSITY": "pd", "DIFFUSION": "dwi",
+                    "T2_STAR": "swi", "PERFUSION": "perfusion"}.get(contrast.upper(), "")  # fmt: skip
+    timed = _by_times(dataset, groups)
+    if said in ("t1", "t1c") and timed in ("t2", "flair"):
+        return Sequence("", f"its words say {NAMES[said]} and its times say {NAMES[timed]}")
+    if said in ("t2", "flair") and timed == "t1":
+        return Sequence("", f"its words say {NAMES[said]} and its times say T1")
+    name, why = (said, "by its words") if said else (timed, "by its times (TE, TR, TI)")
+    if not name:
+        return Sequence("", "neither words nor times of its header say what it is")
+    if name == "t1" and not speaks_of_contrast(*phrases) and _agent(dataset):
+        return Sequence("t1c", f"{why}, with a contrast agent in its header")
+    return Sequence(name, why)
+
+
+def _agent(dataset: Dataset) -> bool:
+    named = text(dataset, "ContrastBolusAgent").lower()
+    return (
+        named not in ("", "no", "none", "n", "0", "without", "no contrast", "unknown")
+        or bool(items(dataset, "ContrastBolusAgentSequence"))
+        or (number(dataset, "ContrastBolusVolume") or 0) > 0
+    )
+
+
+def _by_times(dataset: Dataset, groups: _Groups) -> str:
+    timing = groups.item("MRTimingAndRelatedParametersSequence")
+    te = number(groups.item("MREchoSequence"), "EffectiveEchoTime") or number(dataset, "EchoTime")
+    tr = number(timing, "RepetitionTime") or number(dataset, "RepetitionTime")
+    inversions = numbers(item(groups.own, "MRModifierSequence") or item(groups.shared, "MRModifierSequence"),
+                         "InversionTimes") or ()  # fmt: skip
+    ti = number(dataset, "InversionTime") or next(iter(inversions), None)
+    if te is None or tr is None:
+        return ""
+    kinds = {w.upper() for w in words(dataset, "ScanningSequence")} | {text(dataset, "EchoPulseSequence").upper()}
+    if "EP" in kinds or get(dataset, "DiffusionBValue") is not None:
+        return ""
+    if ti is not None and ti > 0:
+        if ti >= 1400 and te >= 60 and tr >= 4000:
+            return "flair"
+        return "t1" if 300 <= ti <= 1400 and te < 30 else ""
+    if kinds & {"GR", "GRADIENT"} and not kinds & {"SE", "SPIN", "BOTH"}:
+        return "t1" if te < 8 and tr < 60 else ""
+    if te >= 60 and tr >= 1800:
+        return "t2"
+    if te < 35 and tr >= 1800:
+        return "pd"
+    return "t1" if te < 35 and tr <= 1200 else ""
