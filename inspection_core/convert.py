@@ -131,11 +131,16 @@ def convert(
     inventory = scan_dicom(source)
     if as_file:
         loaded = load_volume(
-            choose(inventory, series, volume), allow=allow, suv=suv, scaling=scaling, progress=progress
+            choose(inventory, series, volume),
+            allow=allow,
+            suv=suv,
+            scaling=scaling,
+            assume_mm=assume_mm,
+            progress=progress,
         )
         write_scan(target, loaded.image)
         return Conversion((target,), tuple((target.name, n) for n in loaded.image.notes), ())
-    return _convert_all(inventory, source, target, series, volume, frozenset(allow), suv, scaling, progress)
+    return _convert_all(inventory, source, target, series, volume, frozenset(allow), suv, scaling, assume_mm, progress)
 
 
 def _convert_file(source: Path, out: Path, assume_mm: bool) -> tuple[str, ...]:
@@ -161,6 +166,7 @@ def _convert_all(
     allow: frozenset[Override],
     suv: bool,
     scaling: Scaling,
+    assume_mm: bool,
     progress: Callable[[int, int], None] | None,
 ) -> Conversion:
     outputs, notes, errors = [], [], []
@@ -170,7 +176,9 @@ def _convert_all(
         # Names come from the folder and a hash: what stands in a header never becomes a path.
         name = f"{_stem(source)}_{s.id}" + (f"_{k}" if len(s.volumes) > 1 else "")
         try:
-            loaded = load_volume(v, allow=allow, suv=suv and v.file.modality == "PT", scaling=scaling)
+            loaded = load_volume(
+                v, allow=allow, suv=suv and v.file.modality == "PT", scaling=scaling, assume_mm=assume_mm
+            )
             out = target / f"{name}.nii.gz"
             write_scan(out, loaded.image)
             outputs.append(out)

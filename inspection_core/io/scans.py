@@ -35,7 +35,7 @@ def read_scan(
     series, volume, allow, suv, scaling
         For DICOM; see `inspection_core.io.dicom.read_dicom`.
     assume_mm
-        For files that name no unit.
+        For files that name no unit; of projection images in DICOM, take the detector's spacing.
 
     Raises
     ------
@@ -47,7 +47,9 @@ def read_scan(
         return read_nifti(path, assume_mm=assume_mm)
     if not path.is_dir() and is_volume(path):
         return read_volume(path, assume_mm=assume_mm)
-    return read_dicom(path, series=series, volume=volume, allow=allow, suv=suv, scaling=scaling).image
+    return read_dicom(
+        path, series=series, volume=volume, allow=allow, suv=suv, scaling=scaling, assume_mm=assume_mm
+    ).image
 
 
 def write_scan(path: Path, image: Image) -> None:

@@ -84,6 +84,6 @@ def test_scan_of_a_shared_study(shared_data, tmp_path):
     folder = shared_data / "medical" / "dicom" / "series" / "mr_siemens_prostate_bval_MISSING_SLICE"
     result = run("scan", folder, "--json", tmp_path / "out.json")
     assert result.exit_code == 0
-    assert "slice missing between z = 17.2 and 22.9 mm" in result.output
+    assert "slice missing between z = 17.2 and z = 22.9 mm" in result.output
     (series,) = [s for s in json.loads((tmp_path / "out.json").read_text())["series"] if s["modality"] == "MR"]
     assert series["volumes"][0]["loads"] is False

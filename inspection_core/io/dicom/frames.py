@@ -171,6 +171,8 @@ class Frame:
         Philips' private scale slope, or None.
     windows
         VOI windows, ``((centre, width), ...)``.
+    detector
+        Of projection images: distance between rows and between columns at the detector in mm, or None.
     """
 
     file: FileFacts
@@ -191,6 +193,7 @@ class Frame:
     precise: float | None = None
     windows: tuple[tuple[float, float], ...] = ()
     corner: tuple[int, int] = (0, 0)
+    detector: tuple[float, float] | None = None
     notes: tuple[str, ...] = field(default=(), compare=False)
 
     @property
@@ -438,7 +441,7 @@ def _frames(facts: FileFacts, dataset: Dataset) -> list[Frame]:
         first = _plain(facts, dataset)
         return [
             Frame(facts, k, facts.rows, facts.columns, spacing=first.spacing, slope=first.slope,
-                  intercept=first.intercept, windows=first.windows, instance=k + 1)
+                  intercept=first.intercept, windows=first.windows, instance=k + 1, detector=first.detector)
             for k in range(facts.frames)
         ]  # fmt: skip
     if "MOSAIC" in words(dataset, "ImageType") or get(dataset, (0x0065, 0x1050)) is not None:
@@ -469,6 +472,7 @@ def _plain(facts: FileFacts, dataset: Dataset) -> Frame:
         intercept=_or(number(dataset, "RescaleIntercept"), 0.0),
         precise=_precise(facts, dataset),
         windows=_windows(dataset),
+        detector=_pair(numbers(dataset, "ImagerPixelSpacing") or numbers(dataset, "NominalScannedPixelSpacing")),
     )
 
 

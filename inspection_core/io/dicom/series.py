@@ -111,8 +111,13 @@ class Volume:
         """Return the problems that stand in the way, given what the user allows."""
         return tuple(p for p in self.problems if p.override not in allow)
 
-    def stored_geometry(self) -> Geometry:
+    def stored_geometry(self, at_detector: bool = False) -> Geometry:
         """Return the grid of the planes as they were taken, a tilt as a shear; steps must be even.
+
+        Parameters
+        ----------
+        at_detector
+            Take a projection image that has no spacing of its own by that of the detector.
 
         Raises
         ------
@@ -121,7 +126,7 @@ class Volume:
         """
         first = self.frames[0][0]
         if self.layout != "volume" or first.spacing is None:
-            return self._flat_geometry()
+            return self._flat_geometry(at_detector)
         if first.position is None or first.along_row is None or first.along_column is None:
             raise GeometryError("A volume's slices have positions and orientations. Got one without.")
         last = self.frames[0][-1]
@@ -140,8 +145,8 @@ class Volume:
         """Return ``(n, 3)`` world positions of the first pixel of each slice of the first point in time."""
         return np.array([f.position for f in self.frames[0]], dtype=np.float64)
 
-    def _flat_geometry(self) -> Geometry:
-        spacing = self.first.spacing
+    def _flat_geometry(self, at_detector: bool = False) -> Geometry:
+        spacing = self.first.spacing or (self.first.detector if at_detector else None)
         plane = (self.first.rows, self.first.columns)
         return Geometry.pixels(plane) if spacing is None else Geometry.from_spacing(plane, spacing)
 
@@ -409,12 +414,24 @@ def _pictures(frames: list[Frame]) -> list[Volume]:
                 )
             else:
                 notes.append(f"{lacks}: read as a 2-D image")
-        if planes[0].spacing is None:
-            notes.append("no PixelSpacing: read as pixels")
+        notes += _about_scale(planes[0])
         layout: Layout = "cine" if len(planes) > 1 else "picture"
         channels = tuple(f"frame {k + 1}" for k in range(len(planes))) if len(planes) > 1 else ("grey",)
         out.append(Volume(layout, tuple((p,) for p in planes), channels, problems=tuple(problems), notes=tuple(notes)))
     return out
+
+
+def _about_scale(frame: Frame) -> list[str]:
+    """Say what a projection image's scale means (PS3.3 10.7.1.3): at the detector, things are larger than in life."""
+    detector = " x ".join(f"{v:g}" for v in frame.detector or ())
+    if frame.spacing is None:
+        if not detector:
+            return ["no PixelSpacing: read as pixels"]
+        words = f"no PixelSpacing: read as pixels. They are {detector} mm at the detector (ImagerPixelSpacing), less in"
+        return [f"{words} the patient (--assume-mm takes those of the detector)"]
+    if frame.detector is not None and np.allclose(frame.spacing, frame.detector, rtol=1e-3):
+        return ["PixelSpacing is that of the detector: in the patient, distances are smaller by the magnification"]
+    return []
 
 
 def _lacks(frame: Frame) -> str:
@@ -565,7 +582,7 @@ def _uneven(frames: Sequence[Frame], positions: NDArray[np.float64]) -> list[Pro
     if multiples.min() >= 1 and np.abs(steps / base - multiples).max() <= WHOLE_STEPS * multiples.max():
         gaps = np.flatnonzero(multiples > 1)
         lost = int((multiples - 1).sum())
-        places = [f"between {_place(frames[g])} and {_place(frames[g + 1], bare=True)}" for g in gaps[:3]]
+        places = [f"between {_place(frames[g])} and {_place(frames[g + 1])} mm" for g in gaps[:3]]
         what = "slice missing" if lost == 1 else f"{lost} slices missing"
         return [Problem(f"{what} {', '.join(places)}{' and more' if len(gaps) > 3 else ''}", "gaps")]
     return [
@@ -573,10 +590,9 @@ def _uneven(frames: Sequence[Frame], positions: NDArray[np.float64]) -> list[Pro
     ]
 
 
-def _place(frame: Frame, bare: bool = False) -> str:
+def _place(frame: Frame) -> str:
     axis = int(np.abs(frame.normal).argmax())
-    value = frame.position[axis] if frame.position else 0.0
-    return f"{value:.1f} mm" if bare else f"{'xyz'[axis]} = {value:.1f}"
+    return f"{'xyz'[axis]} = {frame.position[axis] if frame.position else 0.0:.1f}"
 
 
 def offsets(frames: Sequence[Frame]) -> NDArray[np.float64]:

@@ -123,6 +123,7 @@ def read_dicom(
     allow: frozenset[Override] | Sequence[Override] = frozenset(),
     suv: bool = False,
     scaling: Scaling = "precise",
+    assume_mm: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> DicomImage:
     """Read the one volume under a path, or the one that is chosen.
@@ -135,7 +136,7 @@ def read_dicom(
         Its id or number as `scan_dicom` lists it; needed where there are several.
     volume
         Which volume of the series, from 1; needed where there are several.
-    allow, suv, scaling, progress
+    allow, suv, scaling, assume_mm, progress
         See `load_volume`.
 
     Raises
@@ -144,7 +145,12 @@ def read_dicom(
         If there is none, if several ask for a choice, or if it cannot be loaded right.
     """
     return load_volume(
-        choose(scan_dicom(paths), series, volume), allow=allow, suv=suv, scaling=scaling, progress=progress
+        choose(scan_dicom(paths), series, volume),
+        allow=allow,
+        suv=suv,
+        scaling=scaling,
+        assume_mm=assume_mm,
+        progress=progress,
     )
 
 
@@ -180,6 +186,7 @@ def load_volume(
     allow: frozenset[Override] | Sequence[Override] = frozenset(),
     suv: bool = False,
     scaling: Scaling = "precise",
+    assume_mm: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> DicomImage:
     """Decode a volume and put its slices together.
@@ -197,6 +204,8 @@ def load_volume(
         For Philips MR: ``"precise"`` gives the scanner's floating-point values (Chenevert et al. 2014,
         doi 10.1593/tlo.13811), the same throughout an examination, as dcm2niix does; ``"displayed"`` what the rescale
         of the DICOM standard gives.
+    assume_mm
+        Take a projection image without a spacing of its own as millimetres at the detector.
     progress
         Called with the number of files decoded and their total.
 
@@ -232,7 +241,9 @@ def load_volume(
         slope, intercept = _change(volume.first, scaling, factor)
         padding_value = padding * slope + intercept
     if volume.layout != "volume":
-        geometry = volume.stored_geometry()
+        geometry = volume.stored_geometry(at_detector=assume_mm)
+        if assume_mm and volume.first.spacing is None and geometry.unit == "mm":
+            notes.append("millimetres are those at the detector, as asked; in the patient they are smaller")
         channels = _channel_names(volume, array.shape[0])
         return DicomImage(
             Image(array, geometry, channels, _source(volume), tuple(notes)),

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
-from pydicom.uid import ImplicitVRLittleEndian, JPEG2000Lossless, JPEGLSLossless, RLELossless
+from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian, JPEG2000Lossless, JPEGLSLossless, RLELossless
 
 from inspection_core.errors import ReadError
 from inspection_core.io.dicom import load_volume, read_dicom, scan_dicom
@@ -46,8 +46,8 @@ class TestDiagnosis:
 
     def test_missing_slice_is_named_by_place_and_refused(self, dicom, tmp_path):
         dicom.write_series(tmp_path, dicom.numbered(), keep={0, 1, 3, 4, 5})
-        assert only(tmp_path).verdict == "stack; slice missing between z = 42.5 and 47.5 mm"
-        with pytest.raises(ReadError, match=r"slice missing between z = 42\.5 and 47\.5 mm\. Allow gaps"):
+        assert only(tmp_path).verdict == "stack; slice missing between z = 42.5 and z = 47.5 mm"
+        with pytest.raises(ReadError, match=r"slice missing between z = 42\.5 and z = 47\.5 mm\. Allow gaps"):
             read_dicom(tmp_path)
 
     def test_missing_slice_allowed_is_filled_and_said(self, dicom, tmp_path):
@@ -62,7 +62,10 @@ class TestDiagnosis:
 
     def test_several_missing(self, dicom, tmp_path):
         dicom.write_series(tmp_path, dicom.numbered((12, 3, 4)), keep={0, 1, 2, 3, 4, 5, 6, 9, 11})
-        assert "3 slices missing between z = 55.0 and 62.5 mm, between z = 62.5 and 67.5 mm" in only(tmp_path).verdict
+        assert (
+            "3 slices missing between z = 55.0 and z = 62.5 mm, between z = 62.5 and z = 67.5 mm"
+            in only(tmp_path).verdict
+        )
 
     def test_irregular(self, dicom, tmp_path):
         for k, z in enumerate([0, 2, 4.7, 6, 9.1]):
@@ -183,7 +186,7 @@ class TestDiagnosis:
 
 
 class TestValues:
-    @pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.uint16, np.int32])
+    @pytest.mark.parametrize("dtype", [np.uint8, np.int8, np.int16, np.uint16, np.int32, np.uint32])
     def test_stored_types(self, dicom, tmp_path, dtype):
         array = dicom.numbered((2, 5, 7), dtype)
         image = read_dicom(dicom.write_series(tmp_path, array)).image
@@ -254,6 +257,33 @@ class TestValues:
         ).image
         assert image.geometry.unit == "px"
 
+    @pytest.mark.parametrize("modality", ["MG", "DX", "CR"])
+    def test_spacing_at_the_detector_is_told_and_not_taken_for_the_patients(self, dicom, tmp_path, modality):
+        tags = {"Modality": modality, "PixelSpacing": None, "ImagerPixelSpacing": [0.07, 0.08]}
+        dicom.write_series(tmp_path, dicom.numbered((1, 4, 5)), **tags, ImagePositionPatient=None)
+        image = read_dicom(tmp_path).image
+        assert image.geometry.unit == "px"
+        assert "0.07 x 0.08 mm at the detector (ImagerPixelSpacing), less in the patient" in image.notes[0]
+        asked = read_dicom(tmp_path, assume_mm=True).image
+        assert (asked.geometry.unit, asked.geometry.spacing) == ("mm", (0.07, 0.08))
+        assert "at the detector, as asked" in asked.notes[-1]
+
+    def test_spacing_that_is_the_detectors_is_said(self, dicom, tmp_path):
+        dicom.write_series(tmp_path, dicom.numbered((1, 4, 5)), Modality="MG", ImagerPixelSpacing=[0.5, 0.8])
+        image = read_dicom(tmp_path).image
+        assert image.geometry.spacing == (0.5, 0.8)
+        assert "in the patient, distances are smaller by the magnification" in image.notes[0]
+
+    @pytest.mark.parametrize("planar", [0, 1])
+    def test_colour_ultrasound(self, dicom, tmp_path, planar):
+        array = dicom.numbered((4, 6, 3), np.uint8)
+        ds = dicom.slice_dataset(array, (0, 0, 0), Modality="US", PixelSpacing=None, ImagePositionPatient=None)
+        ds.PlanarConfiguration = planar
+        ds.PixelData = (np.moveaxis(array, 2, 0) if planar else array).tobytes()
+        image = read_dicom(dicom.save(ds, tmp_path / "a.dcm")).image
+        assert image.channels == ("red", "green", "blue")
+        np.testing.assert_array_equal(image.array, np.moveaxis(array, 2, 0))
+
     def test_mammogram(self, dicom, tmp_path):
         array = dicom.numbered((1, 40, 30), np.uint16)
         dicom.write_series(
@@ -262,6 +292,24 @@ class TestValues:
         image = read_dicom(tmp_path).image
         assert image.array.shape == (1, 40, 30)
         assert image.geometry.spacing == (0.07, 0.07)
+
+    @pytest.mark.parametrize("syntax", [ImplicitVRLittleEndian, ExplicitVRLittleEndian])
+    @pytest.mark.parametrize("zipped", [False, True])
+    def test_plain_pixels_are_read_as_pydicom_reads_them(self, dicom, tmp_path, syntax, zipped):
+        """Both encodings, with data after the pixels, from a folder and from an archive."""
+        array = np.random.default_rng(0).integers(-2048, 2048, (3, 7, 5), dtype=np.int16)
+        for k, plane in enumerate(array):
+            ds = dicom.slice_dataset(plane & 0x0FFF, (0, 0, 2.5 * k), BitsStored=12, HighBit=11)
+            ds.file_meta.TransferSyntaxUID = syntax
+            ds.DataSetTrailingPadding = b"\0" * 64
+            dicom.save(ds, tmp_path / "s" / str(k))
+        path = tmp_path / "s"
+        if zipped:
+            path = tmp_path / "a.zip"
+            with zipfile.ZipFile(path, "w") as archive:
+                for file in (tmp_path / "s").iterdir():
+                    archive.write(file, file.name)
+        np.testing.assert_array_equal(read_dicom(path).image.array[0], array)
 
     @pytest.mark.parametrize("syntax", [RLELossless, JPEG2000Lossless, JPEGLSLossless])
     def test_compressed_equals_uncompressed(self, dicom, tmp_path, syntax):
@@ -314,10 +362,16 @@ class TestPet:
             read_dicom(tmp_path, suv=True)
 
 
-def enhanced(dicom, array, slopes):
-    """An enhanced CT in one file, frames in a mixed order, each with a slope of its own."""
+SOP = {"CT": "2.1", "MR": "4.1", "PT": "130"}
+"""Ends of the classes of enhanced images."""
+
+
+def enhanced(dicom, array, slopes, modality="CT"):
+    """An enhanced CT, MR or PET in one file, frames in a mixed order, each with a slope of its own."""
     order = np.random.default_rng(3).permutation(len(array))
-    ds = dicom.slice_dataset(array[0], (0, 0, 0), SOPClassUID="1.2.840.10008.5.1.4.1.1.2.1")
+    ds = dicom.slice_dataset(
+        array[0], (0, 0, 0), Modality=modality, SOPClassUID=f"1.2.840.10008.5.1.4.1.1.{SOP[modality]}"
+    )
     for name in ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "SliceThickness"):
         delattr(ds, name)
     ds.NumberOfFrames = len(array)
@@ -351,11 +405,26 @@ def enhanced(dicom, array, slopes):
 
 
 class TestEnhancedMultiFrame:
-    def test_frames_are_sorted_and_rescaled_each_by_its_own(self, dicom, tmp_path):
+    @pytest.mark.parametrize("modality", SOP)
+    def test_frames_are_sorted_and_rescaled_each_by_its_own(self, dicom, tmp_path, modality):
         array, slopes = dicom.numbered(), np.arange(1, 7)
-        loaded = read_dicom(dicom.save(enhanced(dicom, array, slopes), tmp_path / "a.dcm"))
+        loaded = read_dicom(dicom.save(enhanced(dicom, array, slopes, modality), tmp_path / "a.dcm"))
+        assert loaded.volume.verdict == "regular stack"
         np.testing.assert_array_equal(loaded.image.array[0], array * slopes[:, None, None] - 10)
         np.testing.assert_allclose(loaded.image.geometry.affine, dicom.series_affine(dicom.TURNED), atol=1e-6)
+
+    def test_suv_of_an_enhanced_pet_is_refused_where_it_names_no_unit(self, dicom, tmp_path):
+        path = dicom.save(enhanced(dicom, dicom.numbered(), np.ones(6), "PT"), tmp_path / "a.dcm")
+        with pytest.raises(ReadError, match=r"SUV needs activity in BQML .* This series is in no unit"):
+            read_dicom(path, suv=True)
+
+    def test_a_frame_turned_another_way_is_a_volume_of_its_own(self, dicom, tmp_path):
+        ds = enhanced(dicom, dicom.numbered(), np.ones(6), "MR")
+        turned = Dataset()
+        turned.ImageOrientationPatient = list(dicom.SAGITTAL)
+        ds.PerFrameFunctionalGroupsSequence[0].PlaneOrientationSequence = Sequence([turned])
+        (series,) = scan_dicom(dicom.save(ds, tmp_path / "a.dcm")).series
+        assert series.verdict.startswith("2 volumes of different orientation")
 
     def test_without_functional_groups_is_refused(self, dicom, tmp_path):
         ds = enhanced(dicom, dicom.numbered(), np.ones(6))
