@@ -1,6 +1,6 @@
 # Two commands do everything on a fresh machine: `make demo` and `make test`.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test system lint clean
+.PHONY: help setup demo test bench system lint clean
 
 PYTHON ?= python3
 VENV := .venv
@@ -14,6 +14,7 @@ export INSPECTION_DATA ?= $(abspath ../shared/data)
 help:
 	@echo "make demo    set up, fit a detector on real solar cells, screen others, open the report"
 	@echo "make test    set up and pass the tests"
+	@echo "make bench   measure speed and memory side by side with others (half an hour)"
 	@echo "make setup   the environment alone, in $(VENV)"
 	@echo "make lint    style, types and import rules alone"
 	@echo "make clean   remove the environment and what the demo wrote"
@@ -36,6 +37,13 @@ demo: setup
 test: setup system
 	@$(BIN)/python -m pytest
 
+# Every script in benchmarks/ by itself; one that fails does not keep the others from running.
+bench: setup
+	$(BIN)/python -m pip install --quiet --editable ".[bench]"
+	@status=0; for script in benchmarks/*.py; do \
+		echo "== $$script"; $(BIN)/python $$script || status=1; \
+	done; exit $$status
+
 lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/mypy
@@ -56,4 +64,4 @@ install-packages:
 	fi
 
 clean:
-	rm -rf $(VENV) $(DEMO_OUT)
+	rm -rf $(VENV) $(DEMO_OUT) benchmark-results

@@ -58,7 +58,7 @@ def test_convert_unchanged_keeps_affine_and_type_to_the_byte(nifti, tmp_path):
         (("convert", "none.nii", "out.nii"), 1, "Found nothing there"),
         (("scan", "none"), 1, "Found nothing there"),
         (("convert", "{nifti}", "{nifti}"), 2, "same file"),
-        (("convert", "{nifti}", "out.nii", "--allow", "magic"), 2, "--allow takes gaps, irregular, duplicates"),
+        (("convert", "{nifti}", "out.nii", "--allow", "magic"), 2, "--allow takes gaps, irregular, duplicates, frames"),
         (("convert", "{nifti}", "out.nii", "--scaling", "odd"), 2, "--scaling takes precise or displayed"),
     ],
 )
@@ -77,6 +77,73 @@ def test_zip_with_a_member_outside(tmp_path):
     assert result.exit_code == 1
     assert "reaches outside the archive" in result.output
     assert not (tmp_path.parent / "evil.dcm").exists()
+
+
+@pytest.fixture
+def study(tmp_path):
+    """Four sequences as files, one of them finer than the rest."""
+    folder = tmp_path / "study"
+    folder.mkdir()
+    for value, name in enumerate(("t1", "t1c", "t2", "flair"), start=1):
+        shape, spacing = ((8, 5, 6), (1.5, 2, 1)) if name == "t2" else ((4, 5, 6), (3, 2, 1))
+        image = Image(np.full((1, *shape), value, np.int16), Geometry.from_spacing(shape, spacing), ("grey",))
+        write_nifti(folder / f"p1_{name}.nii.gz", image)
+    return folder
+
+
+def test_scan_shows_the_sequence(study, tmp_path):
+    result = run("scan", study, "--json", tmp_path / "out.json")
+    assert "sequence: T1 after contrast (by its file name)" in result.output
+    found = {s["id"]: s["volumes"][0]["sequence"] for s in json.loads((tmp_path / "out.json").read_text())["series"]}
+    assert found == {f"p1_{name}.nii.gz": name for name in ("t1", "t1c", "t2", "flair")}
+
+
+def test_convert_of_a_study_to_one_file_on_one_grid(study, tmp_path):
+    out, report = tmp_path / "one.nii.gz", tmp_path / "out.json"
+    result = run("convert", study, out, "--channels", "flair,t2,t1", "--json", report)
+    assert result.exit_code == 0, result.output
+    assert "t2 is resampled to the grid of flair" in result.output
+    loaded = nib.load(out)
+    assert loaded.shape == (6, 5, 4, 3)
+    assert np.asarray(loaded.dataobj)[0, 0, 0].tolist() == [4, 3, 1]
+    assert [c["scan"] for c in json.loads(report.read_text())["channels"]] == [
+        f"p1_{name}.nii.gz" for name in ("flair", "t2", "t1")
+    ]
+
+
+def test_convert_of_a_study_as_chosen(study, tmp_path):
+    choice = f"extra={study / 'p1_t1c.nii.gz'}"
+    result = run("convert", study, tmp_path / "out", "--channels", "t1,extra", "--channel", choice)
+    assert result.exit_code == 0, result.output
+    loaded = nib.load(tmp_path / "out" / "study.nii.gz")
+    assert np.asarray(loaded.dataobj)[0, 0, 0].tolist() == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "words"),
+    [
+        (("--channels", "t1,adc"), 1, "adc (ADC map) is missing. There is flair: p1_flair.nii.gz"),
+        (("--channels", "t1,t1"), 2, "t1 mean the same"),
+        (("--channels", "t1", "--channel", "t1"), 2, "--channel takes NAME=SCAN"),
+        (("--channels", "t1", "--series", "3"), 2, "say --channel NAME=SERIES"),
+        (("--channel", "t1=3"), 2, "go with --channels"),
+    ],
+)
+def test_studies_that_are_refused(study, tmp_path, options, code, words):
+    result = run("convert", study, tmp_path / "out.nii.gz", *options)
+    assert result.exit_code == code
+    assert words in result.output
+    assert not (tmp_path / "out.nii.gz").exists()
+
+
+@pytest.mark.data
+@pytest.mark.parametrize("spelling", [("--allow", "gaps"), ("--allow-gaps",)])
+def test_both_spellings_of_allow(shared_data, tmp_path, spelling):
+    folder = shared_data / "medical" / "dicom" / "series" / "mr_siemens_prostate_bval_MISSING_SLICE" / "dicom"
+    assert run("convert", folder, tmp_path / "a.nii.gz").exit_code == 1
+    assert run("convert", folder, tmp_path / "a.nii.gz", *spelling).exit_code == 0
+    assert nib.load(tmp_path / "a.nii.gz").shape == (84, 128, 19)
+    assert "; loads" in run("scan", folder, *spelling).output
 
 
 @pytest.mark.data
