@@ -189,8 +189,10 @@ class Volume:
             parts.append("single slice")
         else:
             parts.append("regular stack" if not self.problems and not self.tilt_degrees else "stack")
+        if any(f.corner != (0, 0) for f in self.frames[0]):
+            parts.append(f"mosaic of {len(self.frames[0])} slices")
         if self.tilt_degrees:
-            parts.append(f"{self.tilt_degrees:.3g} degree gantry tilt")
+            parts.append(f"{self.tilt_degrees:.3g} degree {_tilt_word(self.first)}")
         parts += [p.words for p in self.problems]
         return "; ".join(parts)
 
@@ -476,9 +478,8 @@ def _stack(frames: list[Frame], copies: int) -> Volume:
         notes.append("one slice without a thickness: read as a 2-D image")
         return Volume("picture", tuple(tuple(t) for t in times), channels, problems=tuple(problems), notes=tuple(notes))
     if tilt:
-        notes.append(
-            f"{tilt:.3g} degree tilt: resampled to a straight stack; results are mapped back to the slices taken"
-        )
+        what = f"{tilt:.3g} degree {_tilt_word(first[0])}"
+        notes.append(f"{what}: resampled to a straight stack; results are mapped back to the slices taken")
     return Volume(
         "volume",
         tuple(tuple(t) for t in times),
@@ -602,6 +603,11 @@ def offsets(frames: Sequence[Frame]) -> NDArray[np.float64]:
     return np.stack([delta @ np.array(first.along_column), delta @ np.array(first.along_row)], axis=1)
 
 
+def _tilt_word(frame: Frame) -> str:
+    """Only a CT has a gantry; elsewhere the slices are merely sheared."""
+    return "gantry tilt" if frame.file.modality == "CT" else "shear"
+
+
 def _tilt(frames: Sequence[Frame], positions: NDArray[np.float64]) -> tuple[float, list[Problem]]:
     """Return the tilt in degrees, and whether slices shift sideways in a way that is no tilt."""
     shift = offsets(frames)
@@ -611,6 +617,6 @@ def _tilt(frames: Sequence[Frame], positions: NDArray[np.float64]) -> tuple[floa
     pixel = min(frames[0].spacing or (1.0, 1.0))
     problems = []
     if stray > 0.5 * pixel:
-        problems.append(Problem(f"slices shift sideways by up to {stray:.3g} mm, and not evenly", "irregular"))
+        problems.append(Problem(f"sheared unevenly: slices shift sideways by up to {stray:.3g} mm", "irregular"))
     angle = float(np.degrees(np.arctan(np.linalg.norm(slope))))
     return (angle if angle >= TILT_DEGREES else 0.0), problems

@@ -1,5 +1,6 @@
 """DICOM in: sorted by position, diagnosed in words, loaded right or refused with the reason."""
 
+import tracemalloc
 import zipfile
 
 import numpy as np
@@ -84,7 +85,7 @@ class TestDiagnosis:
         volume = only(tmp_path)
         assert volume.verdict == "stack; 14 degree gantry tilt"
         loaded = load_volume(volume)
-        assert "14 degree tilt: resampled" in loaded.image.notes[0]
+        assert "14 degree gantry tilt: resampled" in loaded.image.notes[0]
         geometry = loaded.image.geometry
         steps = geometry.affine[:3, :3] / geometry.spacing
         np.testing.assert_allclose(steps.T @ steps, np.eye(3), atol=1e-9)  # straight
@@ -93,6 +94,29 @@ class TestDiagnosis:
         back = loaded.to_slices((loaded.image.array[0] > 500).astype(np.uint8))
         overlap = (back & (array > 500)).sum() * 2 / (back.sum() + (array > 500).sum())
         assert overlap > 0.95
+
+    def test_a_label_on_the_straight_stack_goes_back_to_the_pixels_it_was_drawn_over(self, dicom, tmp_path):
+        """By world coordinates: what lies at a voxel of the straight stack lies at the same place of a slice."""
+        shape, drift = (9, 40, 30), (2.5 * np.tan(np.radians(14)), 0.0)
+        dicom.write_series(tmp_path, np.zeros(shape, np.int16), drift=drift)
+        loaded = read_dicom(tmp_path)
+        labels = np.zeros(loaded.image.geometry.shape, np.uint8)
+        labels[4, 25, 14] = 1
+        (k, y, x) = np.argwhere(loaded.to_slices(labels))[0]
+        frame = loaded.volume.frames[0][k]
+        world = np.array(frame.position) + y * 0.5 * np.array(frame.along_column) + x * 0.8 * np.array(frame.along_row)
+        # Half a pixel at most, along the rows that the tilt moves.
+        np.testing.assert_allclose(world, loaded.image.geometry.index_to_world([4, 25, 14]), atol=0.26)
+        assert loaded.from_slices(loaded.to_slices(labels))[4, 25, 14] == 1
+
+    def test_mr_is_sheared_not_tilted(self, dicom, tmp_path):
+        dicom.write_series(tmp_path, dicom.numbered(), drift=(1.0, 0.0), Modality="MR")
+        assert only(tmp_path).verdict == "stack; 21.8 degree shear"
+
+    def test_sheared_unevenly(self, dicom, tmp_path):
+        for k, x in enumerate([0, 3, 1, 5, 2]):
+            dicom.save(dicom.slice_dataset(dicom.numbered((3, 4)), (x, 0, 2 * k)), tmp_path / f"{k}")
+        assert "sheared unevenly: slices shift sideways by up to 3.5 mm" in only(tmp_path).verdict
 
     def test_copies_are_left_out_and_said(self, dicom, tmp_path):
         dicom.write_series(tmp_path / "a", dicom.numbered())
@@ -318,6 +342,28 @@ class TestValues:
             ds.compress(syntax)
             dicom.save(ds, tmp_path / str(k))
         np.testing.assert_array_equal(read_dicom(tmp_path).image.array[0], dicom.numbered((3, 32, 32)))
+
+
+@pytest.mark.parametrize("syntax", [None, RLELossless])
+def test_memory_is_that_of_the_volume_and_a_few_slices(dicom, tmp_path, syntax):
+    array = np.random.default_rng(0).integers(0, 4096, (40, 128, 128), dtype=np.uint16)
+    for k, plane in enumerate(array):
+        ds = dicom.slice_dataset(
+            plane, (0, 0, 2.5 * k), BitsStored=12, HighBit=11, RescaleIntercept=-1024, RescaleSlope=1
+        )
+        if syntax:
+            ds.compress(syntax)
+        dicom.save(ds, tmp_path / f"{k}")
+    volume = only(tmp_path)
+    load_volume(volume)  # imports and caches are not counted
+    tracemalloc.start()
+    try:
+        image = load_volume(volume).image
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert image.array.dtype == np.int16
+    assert peak < 1.6 * image.array.nbytes
 
 
 class TestPet:

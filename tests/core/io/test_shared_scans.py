@@ -100,7 +100,7 @@ def test_the_tilted_ct_stands_straight_where_its_headers_put_it(medical_data):
         medical_data / "dicom" / "series" / "ct_ge_gantry_tilt_varspacing" / "dicom", allow=["irregular"]
     )
     image, frames = loaded.image, loaded.volume.frames[0]
-    assert "18.5 degree tilt" in image.notes[0]
+    assert "18.5 degree gantry tilt" in image.notes[0]
     steps = image.geometry.affine[:3, :3] / image.geometry.spacing
     np.testing.assert_allclose(steps.T @ steps, np.eye(3), atol=1e-9)
     labels = np.zeros(image.geometry.shape, np.uint8)
