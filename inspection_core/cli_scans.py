@@ -27,25 +27,28 @@ def register(app: typer.Typer) -> None:
 
 
 def scan(
-    path: Annotated[Path, typer.Argument(help="DICOM file, folder, DICOMDIR or zip archive; NIfTI, NRRD, MetaImage.")],
+    paths: Annotated[
+        list[Path],
+        typer.Argument(metavar="PATH...", help="DICOM file, folder, DICOMDIR or zip archive; NIfTI, NRRD, MetaImage."),
+    ],
     allow: Allow = None,
     allow_gaps: AllowGaps = False,
     allow_irregular: AllowIrregular = False,
     allow_duplicates: AllowDuplicates = False,
     json: Json = None,
 ) -> None:
-    """List the series under a path, and say in plain words what is wrong with each."""
+    """List the series under paths, and say in plain words what is wrong with each."""
     from inspection_core.cli import console, outcome, progress_bars
 
     with outcome("scan", json) as result:
         from inspection_core.io.dicom.series import Override
         from inspection_core.scan import scan as run
 
-        result.inputs.append(str(path))
+        result.inputs.extend(str(path) for path in paths)
         allowed = _allowed(allow, gaps=allow_gaps, irregular=allow_irregular, duplicates=allow_duplicates)
         with progress_bars() as show:
             report = run(
-                path,
+                paths,
                 lambda done, total: show("headers", done, total),
                 cast("frozenset[Override]", allowed - {"frames"}),
             )

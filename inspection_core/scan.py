@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -66,7 +66,7 @@ class ScanReport:
 
 
 def scan(
-    path: Path,
+    path: Path | str | Sequence[Path | str],
     progress: Callable[[int, int], None] | None = None,
     allow: frozenset[Override] = frozenset(),
 ) -> ScanReport:
@@ -75,7 +75,7 @@ def scan(
     Parameters
     ----------
     path
-        File, folder, DICOMDIR or zip archive; NIfTI, NRRD and MetaImage files are listed too.
+        File, folder, DICOMDIR or zip archive, or several; NIfTI, NRRD and MetaImage files are listed too.
     progress
         Called with the number of files done and their total.
     allow
@@ -86,18 +86,27 @@ def scan(
     ReadError
         If the path does not exist, or an archive cannot be trusted.
     """
-    path = Path(path)
-    if path.is_file() and (is_nifti(path) or is_volume(path)):
-        return ScanReport((_file_summary(path),), ())
-    inventory = scan_dicom(path, progress)
-    series = [_series_summary(s, allow) for s in inventory.series]
+    paths = [Path(p) for p in ([path] if isinstance(path, (str, Path)) else path)]
+    files = [p for p in paths if p.is_file() and _is_file_of_its_own(p)]
+    series = [_file_summary(p) for p in files]
+    rest = [p for p in paths if p not in files]
+    if not rest:
+        return ScanReport(tuple(series), ())
+    inventory = scan_dicom(rest, progress)
+    series += [_series_summary(s, allow) for s in inventory.series]
     others = []
     for name, reason in inventory.others:
-        found = sorted(path.rglob(name)) if path.is_dir() and (is_nifti(Path(name)) or is_volume(Path(name))) else []
+        found = (
+            [f for p in rest if p.is_dir() for f in sorted(p.rglob(name))] if _is_file_of_its_own(Path(name)) else []
+        )
         series += [_file_summary(file) for file in found if not any(s.get("file") == str(file) for s in series)]
         if not found:
             others.append((name, reason))
     return ScanReport(tuple(series), tuple(others))
+
+
+def _is_file_of_its_own(path: Path) -> bool:
+    return is_nifti(path) or is_volume(path)
 
 
 def _series_summary(series: Series, allow: frozenset[Override]) -> dict[str, Any]:

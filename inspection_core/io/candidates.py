@@ -189,6 +189,10 @@ def chosen_scan(channel: str, choice: str, candidates: Sequence[Candidate]) -> C
             )
         return Candidate(keyed[0].words, keyed[0].sequence, "chosen", keyed[0].keys, keyed[0].volume, keyed[0].file)
     path = Path(choice)
+    if parts := [c for c in candidates if any(key.rpartition(":")[0] == choice for key in c.keys)]:
+        raise ReadError(
+            f"{channel}={choice} has {len(parts)} volumes: {_listed(parts)}. Say {choice}:1, {choice}:2 ..."
+        )
     if not path.exists():
         raise ReadError(
             f"{channel}={choice} is neither a path that exists nor the id or number of a series. There are "

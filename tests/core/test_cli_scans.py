@@ -91,6 +91,12 @@ def study(tmp_path):
     return folder
 
 
+def test_scan_of_several_paths(nifti, study):
+    result = run("scan", nifti, study / "p1_t2.nii.gz", study)
+    assert result.exit_code == 0, result.output
+    assert [result.output.count(name) for name in ("brain.nii.gz", "p1_t2.nii.gz", "p1_flair.nii.gz")] == [1, 1, 1]
+
+
 def test_scan_shows_the_sequence(study, tmp_path):
     result = run("scan", study, "--json", tmp_path / "out.json")
     assert "sequence: T1 after contrast (by its file name)" in result.output

@@ -1,11 +1,14 @@
 """Several sequences as one image: matched by headers or names, chosen by the user, on one grid, or refused by name."""
 
+import zipfile
+
 import nibabel as nib
 import numpy as np
 import pydicom
 import pytest
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
+from pydicom.uid import generate_uid
 
 from inspection_core.errors import GeometryError, ReadError, UsageError
 from inspection_core.geometry import Geometry
@@ -195,6 +198,26 @@ class TestMatching:
         found = load_study(study, ("t1", "other"), choices={"t1": "3", "other": study / "6"})
         assert [m.why for m in found.matches] == ["chosen", "chosen"]
         assert "series 3" in found.matches[0].scan
+
+    def test_one_volume_of_a_series(self, series, tmp_path):
+        """A double echo: proton density and T2 under one series number."""
+        series(2, "double echo", **{**T2, "EchoTime": 12})
+        for file in list((tmp_path / "2").iterdir()):
+            ds = pydicom.dcmread(file)
+            ds.EchoTime, ds.SOPInstanceUID = 95, generate_uid()
+            ds.file_meta.MediaStorageSOPInstanceUID = ds.SOPInstanceUID
+            ds.save_as(file.with_name(f"late_{file.name}"), enforce_file_format=True)
+        assert ":2)" in load_study(tmp_path, ("t2",)).matches[0].scan
+        assert load_study(tmp_path, ("late",), choices={"late": "2:2"}).matches[0].why == "chosen"
+        with pytest.raises(ReadError, match=r"t2=2 has 2 volumes: .*Say 2:1, 2:2"):
+            read_study(tmp_path, ("t2",), choices={"t2": "2"})
+
+    def test_from_an_archive(self, study, tmp_path_factory):
+        archive = tmp_path_factory.mktemp("zip") / "study.zip"
+        with zipfile.ZipFile(archive, "w") as out:
+            for file in (f for f in study.rglob("*") if f.is_file()):
+                out.write(file, file.relative_to(study))
+        assert read_study(archive, ("t1", "t1c")).array.shape == (2, 12, 40, 40)
 
     @pytest.mark.parametrize(
         ("channels", "options", "kind", "words"),
