@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import struct
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import pydicom
@@ -59,7 +59,7 @@ def open_pixels(file: FileFacts) -> Dataset:
     return dataset
 
 
-def read_plain(file: FileFacts, numbers: Sequence[int]) -> list[NDArray[Any]] | None:
+def plain_frames(file: FileFacts, numbers: Sequence[int]) -> Iterator[NDArray[Any]] | None:
     """Read frames that lie uncompressed in the file, from where the header ended; None where that is not the case.
 
     Most CT and MR is stored so. Parsing the header a second time would take longer than reading such pixels.
@@ -69,31 +69,37 @@ def read_plain(file: FileFacts, numbers: Sequence[int]) -> list[NDArray[Any]] | 
     file
         From `frames_of`.
     numbers
-        Frames wanted, from 0, rising.
+        Frames wanted, from 0, rising; they come one by one.
+
+    Raises
+    ------
+    ReadError
+        If the file cannot be opened, or ends too early.
     """
-    order = {ImplicitVRLittleEndian: "", ExplicitVRLittleEndian: "<"}.get(UID(file.transfer_syntax))
+    explicit = {ImplicitVRLittleEndian: False, ExplicitVRLittleEndian: True}.get(UID(file.transfer_syntax))
     plain = file.samples == 1 and file.allocated in (8, 16, 32) and file.photometric in _GREY and not file.has_lut
-    if order is None or not plain or file.pixels_at < 0 or file.fault:
+    if explicit is None or not plain or file.pixels_at < 0 or file.fault:
         return None
-    dtype = np.dtype(f"<{'i' if file.signed else 'u'}{file.allocated // 8}")
-    plane = file.rows * file.columns * dtype.itemsize
-    out = []
-    with file.blob.open() as stream:
-        stream.seek(file.pixels_at)
-        head = stream.read(12)
-        if head[:4] != _PIXEL_DATA or (order and head[4:6] not in (b"OW", b"OB")):
-            return None
-        (length,) = struct.unpack("<I", head[8:12] if order else head[4:8])
-        begin = file.pixels_at + (12 if order else 8)
-        if length == 0xFFFFFFFF or length < plane * file.frames:
-            return None
+    stream = file.blob.open()
+    stream.seek(file.pixels_at)
+    head = stream.read(12)
+    begin = 12 if explicit else 8
+    length = int.from_bytes(head[begin - 4 : begin], "little")
+    size = file.rows * file.columns * file.allocated // 8 * file.frames
+    if head[:4] != _PIXEL_DATA or (explicit and head[4:6] not in (b"OW", b"OB")) or not size <= length < 0xFFFFFFFF:
+        stream.close()
+        return None
+    return _plain_frames(file, stream, file.pixels_at + begin, numbers)
+
+
+def _plain_frames(file: FileFacts, stream: BinaryIO, begin: int, numbers: Sequence[int]) -> Iterator[NDArray[Any]]:
+    with stream:
         for number in numbers:
-            stream.seek(begin + number * plane)
-            array = np.empty((file.rows, file.columns), dtype)
-            if stream.readinto(array.data.cast("B")) != plane:  # type: ignore[attr-defined]
-                return None
-            out.append(_only_stored_bits(array, file))
-    return out
+            array = np.empty((file.rows, file.columns), f"<{'i' if file.signed else 'u'}{file.allocated // 8}")
+            stream.seek(begin + number * array.nbytes)
+            if stream.readinto(array.data.cast("B")) != array.nbytes:  # type: ignore[attr-defined]
+                raise ReadError(f"{file.blob.name} is truncated: it ends inside frame {number + 1}. Copy it again.")
+            yield _only_stored_bits(array, file)
 
 
 def decode(file: FileFacts, dataset: Dataset, numbers: Sequence[int]) -> Iterator[NDArray[Any]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +17,7 @@ from inspection_core.errors import GeometryError, ReadError
 from inspection_core.geometry import Geometry
 from inspection_core.image import Image
 from inspection_core.io.dicom.frames import BRIGHT_IS_LOW, FileFacts, Frame, read_header, text
-from inspection_core.io.dicom.pixels import decode, modality_lut, open_pixels, read_plain
+from inspection_core.io.dicom.pixels import decode, modality_lut, open_pixels, plain_frames
 from inspection_core.io.dicom.series import Inventory, Override, Series, Volume, offsets, scan_dicom
 from inspection_core.io.dicom.suv import moment, suv_factor
 from inspection_core.io.quiet import quiet
@@ -25,6 +25,8 @@ from inspection_core.io.rescale import rescale, result_type
 
 Scaling = Literal["precise", "displayed"]
 WORKERS = min(8, threads())
+FRAMES_A_JOB = 16
+"""Fewer frames of one file are not shared among threads: each would open the file anew."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -207,7 +209,7 @@ def load_volume(
     assume_mm
         Take a projection image without a spacing of its own as millimetres at the detector.
     progress
-        Called with the number of files decoded and their total.
+        Called with the number of files (or runs of frames) decoded and their total.
 
     Raises
     ------
@@ -306,14 +308,15 @@ def _decode_all(
     factor: float,
     progress: Callable[[int, int], None] | None,
 ) -> NDArray[Any]:
-    """Return ``(C, z, y, x)`` or ``(C, y, x)``, decoded straight into place; at most a few files are held at once."""
+    """Return ``(C, z, y, x)`` or ``(C, y, x)``, decoded straight into place; beside it, memory holds a few planes."""
     by_file: dict[FileFacts, list[tuple[int, Frame]]] = defaultdict(list)
     for k, frame in enumerate(frames):
         by_file[frame.file].append((k, frame))
+    jobs = _jobs(by_file)
     times, depth = len(volume.frames), len(volume.frames[0])
     rows, columns = volume.first.rows, volume.first.columns
     # One plane is decoded first: only it tells type and number of samples for certain.
-    probe = _planes(volume.first.file, [(0, volume.first)], scaling, factor)[0][1]
+    probe = next(_planes(volume.first.file, [(0, volume.first)], scaling, factor))[1]
     samples = 1 if probe.ndim == 2 else probe.shape[2]
     safe = _dtype(volume, frames, probe, scaling, factor)
 
@@ -327,10 +330,10 @@ def _decode_all(
                     raise ReadError(f"{entry[0].blob.name} has another number of colours than the rest of its series.")
                 out[t, :, z] = plane if plane.ndim == 2 else np.moveaxis(plane, 2, 0)
 
-        with ThreadPoolExecutor(max_workers=min(WORKERS, len(by_file))) as pool:
-            for done, _ in enumerate(pool.map(work, by_file.items()), start=1):
+        with ThreadPoolExecutor(max_workers=min(WORKERS, len(jobs))) as pool:
+            for done, _ in enumerate(pool.map(work, jobs), start=1):
                 if progress is not None:
-                    progress(done, len(by_file))
+                    progress(done, len(jobs))
         return out
 
     # Header ranges are wider than what is there: a CT of 16 bits and intercept -1024 fits int16 all the same.
@@ -342,6 +345,19 @@ def _decode_all(
     return array[:, 0] if volume.layout != "volume" else array
 
 
+def _jobs(by_file: dict[FileFacts, list[tuple[int, Frame]]]) -> list[tuple[FileFacts, list[tuple[int, Frame]]]]:
+    """Return what one thread does at a time: a file, or where files are few, a run of a file's frames."""
+    parts = max(1, WORKERS // len(by_file))
+    jobs = []
+    for file, wanted in by_file.items():
+        numbers = sorted({frame.number for _, frame in wanted})
+        size = max(FRAMES_A_JOB, -(-len(numbers) // parts))
+        for begin in range(0, len(numbers), size):
+            run = set(numbers[begin : begin + size])
+            jobs.append((file, [entry for entry in wanted if entry[1].number in run]))
+    return jobs
+
+
 def _unless_too_small(decode_as: Callable[[np.dtype[Any]], NDArray[Any]], dtype: np.dtype[Any]) -> NDArray[Any] | None:
     try:
         return decode_as(dtype)
@@ -351,14 +367,13 @@ def _unless_too_small(decode_as: Callable[[np.dtype[Any]], NDArray[Any]], dtype:
 
 def _planes(
     file: FileFacts, wanted: Sequence[tuple[int, Frame]], scaling: Scaling, factor: float, dtype: Any = None
-) -> list[tuple[int, NDArray[Any]]]:
-    """Decode the frames wanted of one file; without a type, leave them as stored."""
+) -> Iterator[tuple[int, NDArray[Any]]]:
+    """Decode the frames wanted of one file, one by one; without a type, leave them as stored."""
     numbers = sorted({frame.number for _, frame in wanted})
     by_number: dict[int, list[tuple[int, Frame]]] = defaultdict(list)
     for k, frame in wanted:
         by_number[frame.number].append((k, frame))
-    out = []
-    stored: Iterable[NDArray[Any]] | None = read_plain(file, numbers)
+    stored: Iterable[NDArray[Any]] | None = plain_frames(file, numbers)
     dataset = None
     if stored is None:
         dataset = open_pixels(file)
@@ -374,8 +389,7 @@ def _planes(
                     plane = (2**file.bits - 1 - plane) if not file.signed else (-1 - plane)
                 slope, intercept = (1.0, 0.0) if file.has_lut or plane.ndim == 3 else _change(frame, scaling, factor)
                 plane = rescale(plane, slope, intercept, dtype)
-            out.append((k, plane))
-    return out
+            yield k, plane
 
 
 def _dtype(

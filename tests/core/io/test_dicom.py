@@ -459,6 +459,30 @@ class TestEnhancedMultiFrame:
         np.testing.assert_array_equal(loaded.image.array[0], array * slopes[:, None, None] - 10)
         np.testing.assert_allclose(loaded.image.geometry.affine, dicom.series_affine(dicom.TURNED), atol=1e-6)
 
+    @pytest.mark.parametrize("syntax", [None, RLELossless])
+    def test_many_frames_are_shared_among_threads(self, dicom, tmp_path, monkeypatch, syntax):
+        monkeypatch.setattr("inspection_core.io.dicom.volume.WORKERS", 3)
+        array = dicom.numbered((50, 8, 6), np.uint16)
+        ds = enhanced(dicom, array, np.ones(50))
+        if syntax:
+            ds.compress(syntax)
+        seen = []
+        loaded = read_dicom(dicom.save(ds, tmp_path / "a.dcm"), progress=lambda n, total: seen.append((n, total)))
+        np.testing.assert_array_equal(loaded.image.array[0], array.astype(int) - 10)
+        assert seen == [(1, 3), (2, 3), (3, 3)]
+
+    def test_memory_of_one_large_file(self, dicom, tmp_path):
+        array = np.zeros((64, 96, 96), np.int16)
+        volume = only(dicom.save(enhanced(dicom, array, np.ones(64)), tmp_path / "a.dcm"))
+        load_volume(volume)
+        tracemalloc.start()
+        try:
+            image = load_volume(volume).image
+            _, peak = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+        assert peak < 1.6 * image.array.nbytes
+
     def test_suv_of_an_enhanced_pet_is_refused_where_it_names_no_unit(self, dicom, tmp_path):
         path = dicom.save(enhanced(dicom, dicom.numbered(), np.ones(6), "PT"), tmp_path / "a.dcm")
         with pytest.raises(ReadError, match=r"SUV needs activity in BQML .* This series is in no unit"):
