@@ -12,6 +12,7 @@ import pydicom
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 from pydicom.encaps import generate_frames
+from pydicom.pixels.decoders.base import get_decoder
 from pydicom.pixels.processing import apply_color_lut, apply_modality_lut
 from pydicom.pixels.utils import iter_pixels
 from pydicom.uid import UID, ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
@@ -39,15 +40,7 @@ def open_pixels(file: FileFacts) -> Dataset:
     """
     if file.fault:
         raise ReadError(f"{file.blob.name} cannot be read: {file.fault}.")
-    plane = file.rows * file.columns * file.samples * max(file.allocated, 8) // 8
-    packed = is_packed(file.transfer_syntax)
-    free = PACKED_FREE_BYTES if packed else 1 << 20
-    ratio = PACKED_MAX_RATIO if packed else DEFLATE_MAX_RATIO if is_deflated(file.transfer_syntax) else 1
-    if plane * file.frames > min(file.blob.size * ratio + free, max(NATIVE_MAX_BYTES, file.blob.size * 8 + free)):
-        raise ReadError(
-            f"{file.blob.name} claims {plane * file.frames:,} bytes of pixels in a file of {file.blob.size:,}; "
-            "its header is damaged. Copy it again."
-        )
+    _check_claim(file)
     try:
         with file.blob.open() as stream:
             dataset = pydicom.dcmread(stream, force=True)
@@ -57,6 +50,19 @@ def open_pixels(file: FileFacts) -> Dataset:
         raise ReadError(f"{file.blob.name} has no pixel data; copy it again from its source.")
     _name_syntax(dataset)
     return dataset
+
+
+def _check_claim(file: FileFacts) -> None:
+    """Hold what the header claims against the bytes that are there, before anything is allocated."""
+    plane = file.rows * file.columns * file.samples * max(file.allocated, 8) // 8
+    packed = is_packed(file.transfer_syntax)
+    free = PACKED_FREE_BYTES if packed else 1 << 20
+    ratio = PACKED_MAX_RATIO if packed else DEFLATE_MAX_RATIO if is_deflated(file.transfer_syntax) else 1
+    if plane * file.frames > min(file.blob.size * ratio + free, max(NATIVE_MAX_BYTES, file.blob.size * 8 + free)):
+        raise ReadError(
+            f"{file.blob.name} claims {plane * file.frames:,} bytes of pixels in a file of {file.blob.size:,}; "
+            "its header is damaged. Copy it again."
+        )
 
 
 def plain_frames(file: FileFacts, numbers: Sequence[int]) -> Iterator[NDArray[Any]] | None:
@@ -102,6 +108,52 @@ def _plain_frames(file: FileFacts, stream: BinaryIO, begin: int, numbers: Sequen
             yield _only_stored_bits(array, file)
 
 
+def packed_frame(file: FileFacts) -> NDArray[Any] | None:
+    """Decode the one compressed grey frame of a file, from where the header ended; None where that is not the case.
+
+    pydicom's decoder gets the bytes and what the header said; the file is not parsed a second time.
+
+    Raises
+    ------
+    ReadError
+        If it cannot be decoded; the text names the encoding.
+    """
+    grey = file.samples == 1 and file.photometric in _GREY and file.frames == 1 and file.allocated in (8, 16)
+    if not grey or file.has_lut or file.fault or file.pixels_at < 0 or not is_packed(file.transfer_syntax):
+        return None
+    _check_claim(file)
+    with file.blob.open() as stream:
+        stream.seek(file.pixels_at)
+        head = stream.read(12)
+        if head[:4] != _PIXEL_DATA or head[4:6] not in (b"OB", b"OW") or head[8:12] != b"\xff\xff\xff\xff":
+            return None
+        data = stream.read()
+    syntax = UID(file.transfer_syntax)
+    said: dict[str, Any] = {
+        "pixel_keyword": "PixelData",
+        "rows": file.rows,
+        "columns": file.columns,
+        "number_of_frames": 1,
+        "samples_per_pixel": 1,
+        "photometric_interpretation": file.photometric,
+        "bits_allocated": file.allocated,
+        "bits_stored": file.bits,
+        "pixel_representation": int(file.signed),
+    }
+    try:
+        _check_codestream(file, data)
+        array, _ = get_decoder(syntax).as_array(data, index=0, raw=True, **said)
+    except ReadError:
+        raise
+    except DAMAGE as error:
+        raise _undecodable(file, syntax.name, error) from None
+    except BaseException as error:
+        if type(error).__name__ == "PanicException":  # what a Rust decoder raises is no Exception
+            raise _undecodable(file, syntax.name, error) from None
+        raise
+    return _of_its_size(file, array)
+
+
 def decode(file: FileFacts, dataset: Dataset, numbers: Sequence[int]) -> Iterator[NDArray[Any]]:
     """Decode frames one by one, as stored: ``(rows, columns)``, or ``(rows, columns, samples)`` in RGB.
 
@@ -120,14 +172,9 @@ def decode(file: FileFacts, dataset: Dataset, numbers: Sequence[int]) -> Iterato
     packed = is_packed(str(dataset.file_meta.TransferSyntaxUID))
     try:
         if packed:
-            _check_codestream(file, dataset)
+            _check_codestream(file, dataset.PixelData)
         for array in iter_pixels(dataset, indices=list(numbers)):
-            expected = (file.rows, file.columns)
-            if array.shape[:2] != expected:
-                raise ReadError(
-                    f"{file.blob.name} decodes to {array.shape[1]} x {array.shape[0]} pixels where its header says "
-                    f"{file.columns} x {file.rows}; copy it again."
-                )
+            array = _of_its_size(file, array)
             if file.photometric == "PALETTE COLOR":
                 array = _in_bytes(apply_color_lut(array, dataset))
             elif not packed and array.dtype.kind in "ui":
@@ -136,16 +183,25 @@ def decode(file: FileFacts, dataset: Dataset, numbers: Sequence[int]) -> Iterato
     except ReadError:
         raise
     except DAMAGE as error:
-        raise _undecodable(file, dataset, error) from None
+        raise _undecodable(file, _name(dataset), error) from None
     except BaseException as error:
         if type(error).__name__ == "PanicException":  # what a Rust decoder raises is no Exception
-            raise _undecodable(file, dataset, error) from None
+            raise _undecodable(file, _name(dataset), error) from None
         raise
 
 
-def _undecodable(file: FileFacts, dataset: Dataset, error: BaseException) -> ReadError:
+def _of_its_size(file: FileFacts, array: NDArray[Any]) -> NDArray[Any]:
+    if array.shape[:2] != (file.rows, file.columns):
+        raise ReadError(
+            f"{file.blob.name} decodes to {array.shape[1]} x {array.shape[0]} pixels where its header says "
+            f"{file.columns} x {file.rows}; copy it again."
+        )
+    return array
+
+
+def _undecodable(file: FileFacts, syntax: str, error: BaseException) -> ReadError:
     return ReadError(
-        f"{file.blob.name} cannot be decoded as {_name(dataset)} ({type(error).__name__}): the pixels are damaged, "
+        f"{file.blob.name} cannot be decoded as {syntax} ({type(error).__name__}): the pixels are damaged, "
         "or this kind is not read here. Copy it again, or export it uncompressed."
     )
 
@@ -213,9 +269,9 @@ def _name(dataset: Dataset) -> str:
         return "an unknown encoding"
 
 
-def _check_codestream(file: FileFacts, dataset: Dataset) -> None:
+def _check_codestream(file: FileFacts, data: bytes) -> None:
     """Hold the size inside the first compressed frame against the header: decoders allocate by the former."""
-    first = next(iter(generate_frames(dataset.PixelData, number_of_frames=file.frames)))
+    first = next(iter(generate_frames(data, number_of_frames=file.frames)))
     size = _codestream_size(first)
     if size is not None and size != (file.rows, file.columns):
         raise ReadError(

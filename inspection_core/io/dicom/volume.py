@@ -17,7 +17,7 @@ from inspection_core.errors import GeometryError, ReadError
 from inspection_core.geometry import Geometry
 from inspection_core.image import Image
 from inspection_core.io.dicom.frames import BRIGHT_IS_LOW, FileFacts, Frame, read_header, text
-from inspection_core.io.dicom.pixels import decode, modality_lut, open_pixels, plain_frames
+from inspection_core.io.dicom.pixels import decode, modality_lut, open_pixels, packed_frame, plain_frames
 from inspection_core.io.dicom.series import Inventory, Override, Series, Volume, offsets, scan_dicom
 from inspection_core.io.dicom.suv import moment, suv_factor
 from inspection_core.io.quiet import quiet
@@ -375,6 +375,8 @@ def _planes(
         by_number[frame.number].append((k, frame))
     stored: Iterable[NDArray[Any]] | None = plain_frames(file, numbers)
     dataset = None
+    if stored is None and (unpacked := packed_frame(file)) is not None:
+        stored = [unpacked]
     if stored is None:
         dataset = open_pixels(file)
         stored = decode(file, dataset, numbers)
