@@ -53,7 +53,7 @@ def open_pixels(file: FileFacts) -> Dataset:
         raise ReadError(f"{file.blob.name} is damaged DICOM ({type(error).__name__}); copy it again.") from None
     if not any(name in dataset for name in ("PixelData", "FloatPixelData", "DoubleFloatPixelData")):
         raise ReadError(f"{file.blob.name} has no pixel data; copy it again from its source.")
-    _name_syntax(dataset)
+    name_syntax(dataset)
     return dataset
 
 
@@ -129,7 +129,7 @@ def pixel_digest(file: FileFacts) -> str:
     raise ReadError(f"{file.blob.name} has no pixel data.")
 
 
-def _name_syntax(dataset: Dataset) -> None:
+def name_syntax(dataset: Dataset) -> None:
     """Give a file without a meta header the encoding that pydicom parsed it with."""
     meta = getattr(dataset, "file_meta", None)
     if meta is None:
