@@ -12,7 +12,7 @@ import re
 import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from inspection_core.io.atomic import atomic_path, write_text
 from inspection_core.io.dicom.blank import PIXELS, Region, blank, clear_unused_bits, has_ultrasound_regions, risk
 from inspection_core.io.dicom.comments import without_comments
 from inspection_core.io.dicom.discover import Blob, find_files, looks_like_dicom
-from inspection_core.io.dicom.frames import DAMAGE, get, read_header, text, words
+from inspection_core.io.dicom.frames import DAMAGE, fault_of, get, read_header, text, words
 from inspection_core.io.dicom.pixels import name_syntax
 from inspection_core.io.dicom.profile import EDITION, Counts, add_code, clean, patient_of
 from inspection_core.io.dicom.pseudonym import Pseudonyms, new_key, read_key
@@ -57,11 +57,14 @@ class Cleaned:
         Regions, in words.
     notes
         What a user should know about it.
+    source
+        Which file it was; told to the caller and never written, because names of files often are names of patients.
     """
 
     path: Path
     blanked: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    source: str = field(default="", repr=False)
 
 
 @dataclass(frozen=True)
@@ -199,7 +202,8 @@ def deidentify(
                 if reason:
                     skipped.append((name, reason))
                 else:
-                    files.append(_nifti(blob, job) if is_nifti(Path(blob.name)) else _dicom(blob, job))
+                    cleaned = _nifti(blob, job) if is_nifti(Path(blob.name)) else _dicom(blob, job)
+                    files.append(replace(cleaned, source=name))
             except InspectionError as error:
                 # The report lies with the results, so it cannot use the file's own name.
                 errors.append((name, str(error).replace(blob.name, "the file").replace(blob.path.name, "the archive")))
@@ -321,6 +325,8 @@ def _dicom(blob: Blob, job: _Job) -> Cleaned:
     is_image = text(header, "SOPClassUID") != "" and get(header, "Rows") is not None and modality != "SEG"
     risky = risk(header) if is_image else ""
     ultrasound = job.ultrasound and is_image and has_ultrasound_regions(header)
+    if is_image and (fault := fault_of(blob, header)).startswith("it is truncated"):
+        raise ReadError(f"the file is damaged: {fault}.")  # written anew, it would look whole
     if risky and not (job.allow_burned_in or regions or ultrasound):
         raise ReadError(
             f"the file is not passed on: {risky}. Look at it, then give regions to blank (--blank), or allow it as it "
@@ -346,7 +352,7 @@ def _dicom(blob: Blob, job: _Job) -> Cleaned:
         raise ReadError(f"the file cannot be cleaned ({type(error).__name__}); its header is damaged.") from None
     counts["bits of overlays in pixels", "removed"] += int(hidden)
     counts["comments in compressed pixels", "removed"] += comments
-    path = _free(_place(dataset, blob, job))
+    path = _free(_place(dataset, patient.pseudonym, blob, job))
     try:
         with atomic_path(path) as temporary:
             complete = "SOPClassUID" in dataset and "SOPInstanceUID" in dataset
@@ -401,12 +407,11 @@ def _notes(dataset: Dataset, risky: str, blanked: Sequence[str]) -> list[str]:
     return notes
 
 
-def _place(dataset: Dataset, blob: Blob, job: _Job) -> Path:
+def _place(dataset: Dataset, who: str, blob: Blob, job: _Job) -> Path:
     """Return where a cleaned object goes, by its new names alone."""
     parts = [text(dataset, name) for name in ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID")]
     if not parts[2]:
         parts[2] = job.pseudonyms.word("file", _digest(blob), 16)
-    who = text(dataset, "PatientID") or text(dataset, "PatientName") or "unknown"
     safe = [p if re.fullmatch(r"[A-Z0-9.-]{1,64}", p) else "unknown" for p in (who, *parts)]
     return job.target.joinpath(*safe[:3], f"{safe[3]}.dcm")
 

@@ -34,6 +34,18 @@ FLAT_MODALITIES = frozenset(
 """Read as pictures: their planes do not make a volume."""
 BRIGHT_IS_LOW = frozenset(["CR", "DX", "MG", "XA", "RF", "IO", "PX", "OT", "SC"])
 """Where MONOCHROME1 is a matter of display, so that values are turned round; elsewhere they are physical."""
+MODALITIES = frozenset(
+    [
+        "ANN", "AR", "ASMT", "AU", "BDUS", "BI", "BMD", "CFM", "CR", "CT", "CTPROTOCOL", "DG", "DMS", "DOC", "DX",
+        "ECG", "EEG", "EMG", "EOG", "EPS", "ES", "FID", "GM", "HC", "HD", "IO", "IOL", "IVOCT", "IVUS", "KER", "KO",
+        "LEN", "LS", "M3D", "MG", "MR", "NM", "OAM", "OCT", "OP", "OPM", "OPT", "OPTBSV", "OPTENF", "OPV", "OSS",
+        "OT", "PA", "PLAN", "POS", "PR", "PT", "PX", "REG", "RESP", "RF", "RG", "RTDOSE", "RTIMAGE", "RTINTENT",
+        "RTPLAN", "RTRAD", "RTRECORD", "RTSEGANN", "RTSTRUCT", "RWV", "SC", "SEG", "SM", "SMR", "SR", "SRF", "STAIN",
+        "TEXTUREMAP", "TG", "US", "VA", "VIDD", "XA", "XAPROTOCOL", "XC", "AS", "CD", "CF", "CP", "CS", "DD", "DF",
+        "DM", "DS", "EC", "FA", "FS", "LP", "MA", "MS", "OPR", "ST", "VF",
+    ]
+)  # fmt: skip
+"""PS3.3 C.7.3.1.1.1, retired ones too. Anything else may be a text of any kind, so it is not shown."""
 NOT_IMAGES = frozenset({"SR", "RTSTRUCT", "RTPLAN", "RTRECORD", "PR", "KO", "REG", "DOC", "ECG", "AU", "SEG", "PLAN"})
 _KINDS = frozenset(
     [
@@ -230,6 +242,16 @@ def frames_of(blob: Blob) -> list[Frame]:
         raise ReadError(f"{blob.name} has a header that makes no sense ({type(error).__name__})") from None
 
 
+def fault_of(blob: Blob, header: Dataset) -> str:
+    """Say why an image's pixels cannot be read, as far as header and size tell; empty where nothing is wrong."""
+    try:
+        return _facts(blob, header).fault
+    except ReadError:
+        return ""
+    except DAMAGE as error:
+        return f"its header makes no sense ({type(error).__name__})"
+
+
 def is_packed(syntax: str) -> bool:
     """Tell whether a transfer syntax compresses pixels."""
     uid = UID(syntax)
@@ -331,7 +353,8 @@ def without_names(free_text: str, dataset: Dataset) -> str:
 
 
 def _facts(blob: Blob, dataset: Dataset) -> FileFacts:
-    modality = text(dataset, "Modality").upper()[:16]
+    modality = text(dataset, "Modality").upper()
+    modality = modality if modality in MODALITIES or not modality else "UNLISTED"
     rows, columns = whole(dataset, "Rows"), whole(dataset, "Columns")
     if modality in NOT_IMAGES or rows is None or columns is None:
         if get(dataset, "DirectoryRecordSequence") is not None:

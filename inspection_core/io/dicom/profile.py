@@ -17,6 +17,7 @@ from typing import Any, Literal
 from pydicom.datadict import dictionary_is_retired, dictionary_VR, keyword_for_tag, tag_for_keyword
 from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.multival import MultiValue
 from pydicom.sequence import Sequence
 from pydicom.tag import BaseTag, Tag
 from pydicom.uid import PYDICOM_IMPLEMENTATION_UID, UID
@@ -44,7 +45,7 @@ _COLUMNS: dict[str, Action] = {
 }  # fmt: skip
 _STRICTER = (
     "GraphicAnnotationSequence", "InstitutionCodeSequence", "InstitutionName", "OperatorIdentificationSequence",
-    "WaveformAnnotationSequence", "AcquisitionDeviceProcessingDescription",
+    "ReferencedStudySequence", "WaveformAnnotationSequence", "AcquisitionDeviceProcessingDescription",
 )  # fmt: skip
 """Optional wherever they stand (or dropped with what they belong to), so nothing has to take their place."""
 _NO_DATE_KEPT = frozenset(["PatientBirthDate", "PatientBirthTime", "SelectorDAValue", "SelectorDTValue"])
@@ -63,6 +64,7 @@ _TEXTS = frozenset(["LO", "SH", "LT", "ST", "UT", "UC", "UR"])
 _NUMBERS = frozenset(["IS", "DS", "US", "SS", "UL", "SL", "UV", "SV", "FL", "FD"])
 _IDENTITY = ("PatientName", "PatientID", "OtherPatientIDs", "OtherPatientNames", "PatientBirthName", "AccessionNumber",
              "InstitutionName", "StationName", "PatientBirthDate")  # fmt: skip
+_COMMON = re.compile(r"(.)\1*|none|null|anon|anonymous|unknown|patient|name|first|last|middle|test|phantom|subject")
 _LEAST = 4
 """Shorter tokens than this are not searched for in kept texts; they would be found everywhere."""
 
@@ -132,7 +134,8 @@ def clean(dataset: Dataset, patient: Patient, pseudonyms: Pseudonyms) -> Counts:
     """
     counts: Counts = Counter()
     structured = "ContentSequence" in dataset
-    _Walk(patient, pseudonyms, counts).dataset(dataset)
+    explicit = not UID(dataset.file_meta.TransferSyntaxUID).is_implicit_VR
+    _Walk(patient, pseudonyms, counts, explicit).dataset(dataset)
     _say_so(dataset, ["113100", *(["113104"] if structured else []), "113107"])
     dataset.file_meta = _meta(dataset, counts)
     dataset.preamble = b"\0" * 128
@@ -153,6 +156,7 @@ class _Walk:
     patient: Patient
     pseudonyms: Pseudonyms
     counts: Counts
+    explicit: bool
 
     def dataset(self, ds: Dataset) -> None:
         for tag in list(ds.keys()):
@@ -176,6 +180,9 @@ class _Walk:
             return self._drop(ds, tag, "attributes unknown to the dictionary" if action is None else _name(tag))
         if action == "X" and known not in ("DA", "DT", "TM"):
             return self._drop(ds, tag, _name(tag))
+        stored = ds.get_item(tag)
+        if self.explicit and isinstance(stored, RawDataElement) and stored.VR is None:
+            ds[tag]  # a file that lies about its encoding is written as it says
         if _name(tag) == "SpecificCharacterSet":
             return None
         return self._kept(ds, tag, known, action)
@@ -202,8 +209,9 @@ class _Walk:
         vr = known if stored is None or stored.VR in (None, "UN") else stored.VR
         if vr in ("PN", "AE", "SQ") or (vr in _TEXTS and dictionary_is_retired(tag)):
             return self._drop(ds, tag, keyword)
-        if vr in _TEXTS and self._repeats(ds, tag, stored):
-            return self._set(ds, tag, known, "")
+        standard = keyword == "CodeMeaning" and not text(ds, "CodingSchemeDesignator").startswith(("99", "L"))
+        if vr in _TEXTS and not standard and self._repeats(ds, tag, ds.get_item(tag)):
+            return self._set(ds, tag, known, REMOVED)
         return None
 
     def _moment(self, ds: Dataset, tag: BaseTag, keyword: str, vr: str, action: Action | None) -> None:
@@ -295,9 +303,9 @@ def _values(value: Any) -> list[str]:
         return []
     if isinstance(value, bytes):
         value = value.decode("latin-1")
-    if isinstance(value, str) or not hasattr(value, "__iter__"):
-        return str(value).split("\\")
-    return [str(v) for v in value]
+    if isinstance(value, (MultiValue, list, tuple)):
+        return [str(v) for v in value]
+    return str(value).split("\\")
 
 
 def _tokens(dataset: Dataset) -> Iterator[bytes]:
@@ -308,7 +316,7 @@ def _tokens(dataset: Dataset) -> Iterator[bytes]:
         parts = re.split(r"[\s^=,;_\\]+", whole) if "Name" in keyword and "Patient" in keyword else whole.split("\\")
         for part in parts:
             token = part.strip("\0 .-").lower()
-            if len(token) >= _LEAST and not re.fullmatch(r"([a-z0-9])\1*|none|null|anonymous|unknown|patient", token):
+            if len(token) >= _LEAST and not _COMMON.fullmatch(token):
                 yield token.encode("utf-8", "replace")
                 stored = token.encode("latin-1", "ignore")
                 if len(stored) >= _LEAST:
