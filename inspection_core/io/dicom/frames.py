@@ -22,6 +22,7 @@ from pydicom.dataset import Dataset
 from pydicom.errors import BytesLengthException, InvalidDicomError
 from pydicom.tag import Tag
 from pydicom.uid import UID
+from pydicom.valuerep import PersonName
 
 from inspection_core.errors import ReadError
 from inspection_core.io.dicom.discover import Blob, looks_like_dicom
@@ -320,7 +321,9 @@ def words(dataset: Dataset | None, keyword: str) -> tuple[str, ...]:
     value = get(dataset, keyword)
     if value is None:
         return ()
-    return (value,) if isinstance(value, str) else tuple(str(v) for v in value) if hasattr(value, "__iter__") else ()
+    if isinstance(value, (str, PersonName)):
+        return (str(value),)
+    return tuple(str(v) for v in value) if hasattr(value, "__iter__") else ()
 
 
 def item(dataset: Dataset | None, keyword: str | tuple[int, int]) -> Dataset | None:
@@ -340,12 +343,18 @@ def items(dataset: Dataset | None, keyword: str | tuple[int, int]) -> list[Datas
     return [entry for entry in value if isinstance(entry, Dataset)]
 
 
+_NAMES = ("PatientName", "OtherPatientNames", "PatientBirthName", "PatientMotherBirthName", "ReferringPhysicianName",
+          "PerformingPhysicianName", "OperatorsName", "PhysiciansOfRecord")  # fmt: skip
+_NUMBERS = ("PatientID", "OtherPatientIDs", "AccessionNumber", "PatientBirthDate", "InstitutionName")
+
+
 def without_names(free_text: str, dataset: Dataset) -> str:
-    """Take the patient's name and number out of a free text."""
-    tokens = set(re.split(r"[\s^=,;_]+", text(dataset, "PatientName")))
-    tokens |= {text(dataset, "PatientID"), text(dataset, "OtherPatientIDs"), text(dataset, "AccessionNumber")}
+    """Take names and numbers of people, and dates, out of a free text."""
+    tokens = {token for name in _NAMES for token in re.split(r"[\s^=,;_\\]+", "\\".join(words(dataset, name)))}
+    tokens |= {part.strip("\0 ") for name in _NUMBERS for part in words(dataset, name)}
     for token in sorted((t for t in tokens if len(t) > 2), key=len, reverse=True):
         free_text = re.sub(re.escape(token), "***", free_text, flags=re.IGNORECASE)
+    free_text = re.sub(r"(?<!\d)(19|20)\d\d[-./]?\d\d[-./]?\d\d(?!\d)", "***", free_text)
     return "".join(c if c.isprintable() else " " for c in free_text)[:80]
 
 

@@ -164,7 +164,8 @@ def _only_stored_bits(array: NDArray[Any], file: FileFacts, dataset: Dataset) ->
 
 def _name(dataset: Dataset) -> str:
     try:
-        return str(UID(dataset.file_meta.TransferSyntaxUID).name)
+        uid = UID(dataset.file_meta.TransferSyntaxUID)
+        return str(uid.name) if uid.is_transfer_syntax and not uid.is_private else "an unknown encoding"
     except DAMAGE:
         return "an unknown encoding"
 

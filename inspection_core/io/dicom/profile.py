@@ -62,6 +62,8 @@ _CLASS_UIDS = frozenset(
 """They name a kind of thing, not a thing, also where a maker defined them."""
 _TEXTS = frozenset(["LO", "SH", "LT", "ST", "UT", "UC", "UR"])
 _NUMBERS = frozenset(["IS", "DS", "US", "SS", "UL", "SL", "UV", "SV", "FL", "FD"])
+_SCHEMES = frozenset(["DCM", "SCT", "SRT", "SNM3", "UCUM", "LN", "RADLEX", "FMA", "NCIt", "UMLS", "NEU", "ITIS_TSN"])
+"""Their meanings come from a dictionary, so no patient's name is among them."""
 _IDENTITY = ("PatientName", "PatientID", "OtherPatientIDs", "OtherPatientNames", "PatientBirthName", "AccessionNumber",
              "InstitutionName", "StationName", "PatientBirthDate")  # fmt: skip
 _COMMON = re.compile(r"(.)\1*|none|null|anon|anonymous|unknown|patient|name|first|last|middle|test|phantom|subject")
@@ -209,7 +211,7 @@ class _Walk:
         vr = known if stored is None or stored.VR in (None, "UN") else stored.VR
         if vr in ("PN", "AE", "SQ") or (vr in _TEXTS and dictionary_is_retired(tag)):
             return self._drop(ds, tag, keyword)
-        standard = keyword == "CodeMeaning" and not text(ds, "CodingSchemeDesignator").startswith(("99", "L"))
+        standard = keyword == "CodeMeaning" and text(ds, "CodingSchemeDesignator") in _SCHEMES
         if vr in _TEXTS and not standard and self._repeats(ds, tag, ds.get_item(tag)):
             return self._set(ds, tag, known, REMOVED)
         return None
