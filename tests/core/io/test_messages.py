@@ -31,6 +31,7 @@ BY_VR = {
 }  # fmt: skip
 STRUCTURE = {
     "Modality", "PhotometricInterpretation", "SOPClassUID", "TransferSyntaxUID", "SpecificCharacterSet", "PatientID",
+    "ConversionType", "MIMETypeOfEncapsulatedDocument",
 }  # fmt: skip
 
 
