@@ -16,7 +16,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import pydicom
 from pydicom.dataset import Dataset
 
 from inspection_core import __version__
@@ -25,7 +24,7 @@ from inspection_core.io.atomic import atomic_path, write_text
 from inspection_core.io.dicom.blank import PIXELS, Region, blank, clear_unused_bits, has_ultrasound_regions, risk
 from inspection_core.io.dicom.comments import without_comments
 from inspection_core.io.dicom.discover import Blob, find_files, looks_like_dicom
-from inspection_core.io.dicom.frames import DAMAGE, fault_of, get, read_header, text, words
+from inspection_core.io.dicom.frames import DAMAGE, fault_of, get, parse, read_header, text, words
 from inspection_core.io.dicom.pixels import name_syntax
 from inspection_core.io.dicom.profile import EDITION, Counts, add_code, clean, patient_of
 from inspection_core.io.dicom.pseudonym import Pseudonyms, new_key, read_key
@@ -368,7 +367,7 @@ def _dicom(blob: Blob, job: _Job) -> Cleaned:
 def _read(blob: Blob) -> Dataset:
     try:
         with blob.open() as file:
-            dataset = pydicom.dcmread(file, force=True)
+            dataset = parse(file, pixels=True)
         name_syntax(dataset)
     except DAMAGE as error:
         raise ReadError(f"{blob.name} is damaged DICOM ({type(error).__name__}); copy it again.") from None

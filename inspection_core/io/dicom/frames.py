@@ -14,13 +14,13 @@ import warnings
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
-import pydicom
 from pydicom.dataset import Dataset
 from pydicom.errors import BytesLengthException, InvalidDicomError
-from pydicom.tag import Tag
+from pydicom.filereader import read_partial
+from pydicom.tag import BaseTag, Tag
 from pydicom.uid import UID
 from pydicom.valuerep import PersonName
 
@@ -29,6 +29,9 @@ from inspection_core.io.dicom.discover import Blob, looks_like_dicom
 
 Point = tuple[float, float, float]
 MAX_FRAMES = 100_000
+MAX_ELEMENTS = 100_000
+"""At the top level of one file; the longest headers have a few thousand."""
+_PIXEL_TAGS = frozenset([0x7FE00008, 0x7FE00009, 0x7FE00010])
 FLAT_MODALITIES = frozenset(
     ["CR", "DX", "MG", "US", "XA", "RF", "SC", "OT", "NM", "ES", "XC", "IO", "PX", "OP", "GM", "SM"]
 )
@@ -218,13 +221,33 @@ def read_header(blob: Blob) -> Dataset:
         raise ReadError(f"{blob.name} is not DICOM")
     try:
         with blob.open() as file:
-            dataset = pydicom.dcmread(file, stop_before_pixels=True, force=head[128:132] != b"DICM")
+            dataset = parse(file, pixels=False, force=head[128:132] != b"DICM")
             dataset.inspection_pixels_at = file.tell()
     except DAMAGE as error:
         raise ReadError(f"{blob.name} is damaged DICOM: its header cannot be parsed ({type(error).__name__})") from None
     if len(dataset) == 0:
         raise ReadError(f"{blob.name} holds no DICOM data")
     return dataset
+
+
+def parse(file: BinaryIO, *, pixels: bool, force: bool = True) -> Dataset:
+    """Parse a file with pydicom; one without end, such as a run of zeros, is given up soon.
+
+    Raises
+    ------
+    ValueError
+        If it has more elements than any header, or one that no header has; and all of `DAMAGE`.
+    """
+    seen = 0
+
+    def stop(tag: BaseTag, vr: str | None, length: int) -> bool:
+        nonlocal seen
+        seen += 1
+        if seen > MAX_ELEMENTS or tag == 0:
+            raise ValueError("no end of elements")
+        return not pixels and tag in _PIXEL_TAGS
+
+    return read_partial(file, stop, force=force)
 
 
 def frames_of(blob: Blob) -> list[Frame]:

@@ -18,7 +18,7 @@ from pydicom.uid import UID, ExplicitVRBigEndian, ExplicitVRLittleEndian, Implic
 
 from inspection_core.errors import ReadError
 from inspection_core.io.dicom.discover import DEFLATE_MAX_RATIO
-from inspection_core.io.dicom.frames import DAMAGE, FileFacts, is_deflated, is_packed, whole
+from inspection_core.io.dicom.frames import DAMAGE, FileFacts, is_deflated, is_packed, parse, whole
 from inspection_core.io.quiet import quiet
 
 NATIVE_MAX_BYTES = 8 << 30
@@ -48,7 +48,7 @@ def open_pixels(file: FileFacts) -> Dataset:
         )
     try:
         with file.blob.open() as stream:
-            dataset = pydicom.dcmread(stream, force=True)
+            dataset = parse(stream, pixels=True)
     except DAMAGE as error:
         raise ReadError(f"{file.blob.name} is damaged DICOM ({type(error).__name__}); copy it again.") from None
     if not any(name in dataset for name in ("PixelData", "FloatPixelData", "DoubleFloatPixelData")):

@@ -183,7 +183,7 @@ class _Walk:
         if action == "X" and known not in ("DA", "DT", "TM"):
             return self._drop(ds, tag, _name(tag))
         stored = ds.get_item(tag)
-        if self.explicit and isinstance(stored, RawDataElement) and stored.VR is None:
+        if self.explicit and getattr(stored, "VR", "") is None:
             ds[tag]  # a file that lies about its encoding is written as it says
         if _name(tag) == "SpecificCharacterSet":
             return None

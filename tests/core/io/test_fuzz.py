@@ -120,9 +120,7 @@ def test_damaged_files(dicom, tmp_path_factory):
     work = folder / "deep" / "work"
     work.mkdir(parents=True)
     result, printed = run_child(seed_folder, work, CASES, FIRST)
-    print(
-        f"{CASES} cases, {result['refused']} refused, slowest {result['slowest']}, peak {result['peak'] / 2**20:.0f} MiB"
-    )
+    print(CASES, "cases:", {k: v for k, v in result.items() if k not in ("said", "wrong")})
     assert result["wrong"] == []
     assert result["said"] == []
     assert "Sally" not in printed
@@ -132,28 +130,24 @@ def test_damaged_files(dicom, tmp_path_factory):
     assert sorted(p.name for p in folder.iterdir()) == ["deep"]
     assert {p.name for p in (folder / "deep").iterdir()} <= {"work", "target", "last"}
     assert list(work.iterdir()) == []
-    assert not Path("/tmp/evil.dcm").exists()
+    assert not Path("/tmp/evil.dcm").exists()  # noqa: S108
 
 
 # Built to hurt ------------------------------------------------------------------------------------------------------
 
 
 def deflated_bomb(dicom, folder):
-    """A deflated DICOM file of 1 MB that unpacks to 1 GB."""
+    """A deflated DICOM file of 1 MB that claims 1 GB and unpacks to 256 MB."""
     import zlib
 
     ds = dicom.slice_dataset(dicom.numbered((8, 9)), (0, 0, 0))
     ds.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
     path = dicom.save(ds, folder / "bomb.dcm")
     start = path.read_bytes()
-    meta = (
-        132 + 12 + ds.file_meta.FileMetaInformationGroupLength
-        if hasattr(ds.file_meta, "FileMetaInformationGroupLength")
-        else 132 + 12 + pydicom.dcmread(path).file_meta.FileMetaInformationGroupLength
-    )
+    meta = 132 + 12 + int(pydicom.dcmread(path).file_meta.FileMetaInformationGroupLength)
     packer = zlib.compressobj(9, zlib.DEFLATED, -zlib.MAX_WBITS)
     body = packer.compress(b"\x09\x00\x10\x10UN\0\0\xf0\xff\xff\x3f")
-    for _ in range(1024):
+    for _ in range(256):
         body += packer.compress(bytes(1 << 20))
     path.write_bytes(start[:meta] + body + packer.flush())
     return path
@@ -180,11 +174,11 @@ def gzip_claim(dicom, folder):
 
 
 def zip_bomb(dicom, folder):
-    """An archive whose members unpack to 2 GB in all, each within its own limit."""
+    """An archive whose members unpack to 512 MB in all, each within its own limit."""
     path = folder / "bomb.zip"
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
-        for k in range(8):
-            archive.writestr(f"{k}.dcm", bytes(128) + b"DICM" + bytes(256 << 20))
+        for k in range(4):
+            archive.writestr(f"{k}.dcm", bytes(128) + b"DICM" + bytes(128 << 20))
     return path
 
 
@@ -206,12 +200,16 @@ def test_bombs(dicom, tmp_path, make):
         "import resource, sys, time; from pathlib import Path; from inspection_core.scan import scan;"
         "from inspection_core.convert import convert; from inspection_core.deidentify import deidentify;"
         "from inspection_core.errors import InspectionError\n"
-        "for step in (scan, lambda p: convert(p, p.parent.parent / 'out'), lambda p: deidentify(p, p.parent.parent / 'd')):\n"
+        "def c(p): convert(p, p.parent.parent / 'out')\n"
+        "def d(p): deidentify(p, p.parent.parent / 'd')\n"
+        "for step in (scan, c, d):\n"
         "    try: step(Path(sys.argv[1]))\n"
         "    except InspectionError as error: print(error)\n"
         "print(time.process_time(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
     )
-    done = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=False, timeout=90
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     seconds, kilobytes = map(float, done.stdout.splitlines()[-1].split())
     print(make.__name__, done.stdout)
