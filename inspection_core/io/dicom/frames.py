@@ -31,6 +31,7 @@ Point = tuple[float, float, float]
 MAX_FRAMES = 100_000
 MAX_ELEMENTS = 100_000
 """At the top level of one file; the longest headers have a few thousand."""
+MAX_ZEROS, MAX_READS = 1000, 5_000_000
 _PIXEL_TAGS = frozenset([0x7FE00008, 0x7FE00009, 0x7FE00010])
 FLAT_MODALITIES = frozenset(
     ["CR", "DX", "MG", "US", "XA", "RF", "SC", "OT", "NM", "ES", "XC", "IO", "PX", "OP", "GM", "SM"]
@@ -247,7 +248,25 @@ def parse(file: BinaryIO, *, pixels: bool, force: bool = True) -> Dataset:
             raise ValueError("no end of elements")
         return not pixels and tag in _PIXEL_TAGS
 
-    return read_partial(file, stop, force=force)
+    return read_partial(_Bounded(file), stop, force=force)  # type: ignore[arg-type]
+
+
+class _Bounded:
+    """A file for a parser that would take a run of zeros for elements without end, one by one."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file, self._zeros, self._reads = file, 0, 0
+
+    def read(self, size: int = -1) -> bytes:
+        data = self._file.read(size)
+        self._reads += 1
+        self._zeros = self._zeros + 1 if data == b"\0\0\0\0\0\0\0\0" else 0
+        if self._zeros > MAX_ZEROS or self._reads > MAX_READS:
+            raise ValueError("no end of elements")
+        return data
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._file, name)
 
 
 def frames_of(blob: Blob) -> list[Frame]:
