@@ -137,7 +137,7 @@ def test_damaged_files(dicom, tmp_path_factory):
 
 
 def deflated_bomb(dicom, folder):
-    """A deflated DICOM file of 1 MB that claims 1 GB and unpacks to 256 MB."""
+    """A deflated DICOM file of 1 MB that claims 1 GB and unpacks to 64 MB."""
     import zlib
 
     ds = dicom.slice_dataset(dicom.numbered((8, 9)), (0, 0, 0))
@@ -147,17 +147,17 @@ def deflated_bomb(dicom, folder):
     meta = 132 + 12 + int(pydicom.dcmread(path).file_meta.FileMetaInformationGroupLength)
     packer = zlib.compressobj(9, zlib.DEFLATED, -zlib.MAX_WBITS)
     body = packer.compress(b"\x09\x00\x10\x10UN\0\0\xf0\xff\xff\x3f")
-    for _ in range(256):
+    for _ in range(64):
         body += packer.compress(bytes(1 << 20))
     path.write_bytes(start[:meta] + body + packer.flush())
     return path
 
 
 def gzip_bomb(dicom, folder):
-    """A NIfTI of 200 KB that claims little and unpacks to 200 MB."""
+    """A NIfTI of 200 KB that claims little and unpacks to 64 MB."""
     nib.save(nib.Nifti1Image(np.zeros((3, 4, 5), np.int16), np.eye(4)), folder / "a.nii")
     path = folder / "bomb.nii.gz"
-    path.write_bytes(gzip.compress((folder / "a.nii").read_bytes() + bytes(200 << 20)))
+    path.write_bytes(gzip.compress((folder / "a.nii").read_bytes() + bytes(64 << 20)))
     (folder / "a.nii").unlink()
     return path
 
@@ -166,19 +166,19 @@ def gzip_claim(dicom, folder):
     """A NIfTI of a few MB whose header claims all that could be packed in it."""
     nib.save(nib.Nifti1Image(np.zeros((3, 4, 5), np.int16), np.eye(4)), folder / "a.nii")
     data = bytearray((folder / "a.nii").read_bytes())
-    data[40:48] = np.array([3, 1500, 1500, 1500], "<i2").tobytes()
+    data[40:48] = np.array([3, 400, 400, 400], "<i2").tobytes()
     path = folder / "claim.nii.gz"
-    path.write_bytes(gzip.compress(bytes(data) + bytes(300 << 20), 1) + os.urandom(6 << 20))
+    path.write_bytes(gzip.compress(bytes(data) + bytes(48 << 20), 1) + os.urandom(6 << 20))
     (folder / "a.nii").unlink()
     return path
 
 
 def zip_bomb(dicom, folder):
-    """An archive whose members unpack to 512 MB in all, each within its own limit."""
+    """An archive whose members unpack to 256 MB in all, each within its own limit."""
     path = folder / "bomb.zip"
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         for k in range(4):
-            archive.writestr(f"{k}.dcm", bytes(128) + b"DICM" + bytes(128 << 20))
+            archive.writestr(f"{k}.dcm", bytes(128) + b"DICM" + bytes(64 << 20))
     return path
 
 
