@@ -1,4 +1,4 @@
-"""Commands on scans: ``inspection scan`` and ``inspection convert``. Thin; registered by `inspection_core.cli`."""
+"""Commands on scans: ``scan``, ``convert`` and ``deidentify``. Thin; registered by `inspection_core.cli`."""
 
 from __future__ import annotations
 
@@ -18,12 +18,14 @@ Allow = Annotated[
 AllowGaps = Annotated[bool, typer.Option("--allow-gaps", help="The same as --allow gaps.")]
 AllowIrregular = Annotated[bool, typer.Option("--allow-irregular", help="The same as --allow irregular.")]
 AllowDuplicates = Annotated[bool, typer.Option("--allow-duplicates", help="The same as --allow duplicates.")]
+LIMIT = "faces are not removed, and text in pixels is blanked only where you said so; look at the results."
 
 
 def register(app: typer.Typer) -> None:
     """Add the commands to the application."""
     app.command("scan")(scan)
     app.command("convert")(convert)
+    app.command("deidentify")(deidentify)
 
 
 def scan(
@@ -154,3 +156,58 @@ def _choices(listed: list[str] | None) -> dict[str, str]:
             raise UsageError(f"--channel takes NAME=SCAN, such as t1c=7. Got {entry!r}.")
         choices[name.strip()] = scan_of.strip()
     return choices
+
+
+def deidentify(
+    source: Annotated[Path, typer.Argument(help="DICOM or NIfTI: file, folder, DICOMDIR or zip archive.")],
+    target: Annotated[Path, typer.Argument(help="New folder for the results.")],
+    key: Annotated[
+        Path | None, typer.Option(help="Key file of an earlier run, for the same names, UIDs and dates.")
+    ] = None,
+    new_key: Annotated[Path | None, typer.Option("--new-key", help="Make a key file, and use it.")] = None,
+    blank: Annotated[
+        list[str] | None,
+        typer.Option(metavar="X,Y,W,H", help="Region to set to black, in pixels; US:X,Y,W,H for one modality."),
+    ] = None,
+    blank_around_ultrasound: Annotated[
+        bool, typer.Option("--blank-around-ultrasound", help="Blank outside the regions that the scanner names.")
+    ] = False,
+    allow_burned_in: Annotated[
+        bool, typer.Option("--allow-burned-in", help="Pass on images that may have text in their pixels.")
+    ] = False,
+    json: Json = None,
+) -> None:
+    """Write scans anew without what leads to their patients (DICOM PS3.15 Annex E, basic profile)."""
+    from inspection_core.cli import console, outcome, progress_bars, say
+
+    with outcome("deidentify", json) as result:
+        from inspection_core.deidentify import deidentify as run
+        from inspection_core.deidentify import prepare_key
+        from inspection_core.io.dicom.blank import parse_region
+
+        result.inputs.append(str(source))
+        regions = [parse_region(b) for b in blank or ()]
+        pseudonyms, warnings = prepare_key(key, new_key, source, target)
+        with progress_bars() as show:
+            done = run(
+                source,
+                target,
+                pseudonyms=pseudonyms,
+                regions=regions,
+                ultrasound=blank_around_ultrasound,
+                allow_burned_in=allow_burned_in,
+                progress=lambda n, total: show("files", n, total),
+            )
+        result.outputs.extend(str(p) for p in done.outputs)
+        result.warnings.extend([*warnings, *done.notes])
+        result.extra = {"report": done.to_dict(), "skipped": [{"path": p, "reason": r} for p, r in done.skipped]}
+        for name, message in done.errors:
+            result.errors.append({"path": name, "type": "ReadError", "message": message})
+            say(f"not passed on: {name}: {message}")
+            result.status = "failed"
+        for name, reason in done.skipped:
+            say(f"skipped: {name}: {reason}")
+        for warning in result.warnings:
+            say(f"note: {warning}")
+        say(f"note: {LIMIT}")
+        console().print("\n".join(done.lines()), markup=False)

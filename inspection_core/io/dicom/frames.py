@@ -14,26 +14,43 @@ import warnings
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
-import pydicom
 from pydicom.dataset import Dataset
 from pydicom.errors import BytesLengthException, InvalidDicomError
-from pydicom.tag import Tag
+from pydicom.filereader import read_partial
+from pydicom.tag import BaseTag, Tag
 from pydicom.uid import UID
+from pydicom.valuerep import PersonName
 
 from inspection_core.errors import ReadError
 from inspection_core.io.dicom.discover import Blob, looks_like_dicom
 
 Point = tuple[float, float, float]
 MAX_FRAMES = 100_000
+MAX_ELEMENTS = 100_000
+"""At the top level of one file; the longest headers have a few thousand."""
+MAX_ZEROS, MAX_READS = 1000, 5_000_000
+_PIXEL_TAGS = frozenset([0x7FE00008, 0x7FE00009, 0x7FE00010])
 FLAT_MODALITIES = frozenset(
     ["CR", "DX", "MG", "US", "XA", "RF", "SC", "OT", "NM", "ES", "XC", "IO", "PX", "OP", "GM", "SM"]
 )
 """Read as pictures: their planes do not make a volume."""
 BRIGHT_IS_LOW = frozenset(["CR", "DX", "MG", "XA", "RF", "IO", "PX", "OT", "SC"])
 """Where MONOCHROME1 is a matter of display, so that values are turned round; elsewhere they are physical."""
+MODALITIES = frozenset(
+    [
+        "ANN", "AR", "ASMT", "AU", "BDUS", "BI", "BMD", "CFM", "CR", "CT", "CTPROTOCOL", "DG", "DMS", "DOC", "DX",
+        "ECG", "EEG", "EMG", "EOG", "EPS", "ES", "FID", "GM", "HC", "HD", "IO", "IOL", "IVOCT", "IVUS", "KER", "KO",
+        "LEN", "LS", "M3D", "MG", "MR", "NM", "OAM", "OCT", "OP", "OPM", "OPT", "OPTBSV", "OPTENF", "OPV", "OSS",
+        "OT", "PA", "PLAN", "POS", "PR", "PT", "PX", "REG", "RESP", "RF", "RG", "RTDOSE", "RTIMAGE", "RTINTENT",
+        "RTPLAN", "RTRAD", "RTRECORD", "RTSEGANN", "RTSTRUCT", "RWV", "SC", "SEG", "SM", "SMR", "SR", "SRF", "STAIN",
+        "TEXTUREMAP", "TG", "US", "VA", "VIDD", "XA", "XAPROTOCOL", "XC", "AS", "CD", "CF", "CP", "CS", "DD", "DF",
+        "DM", "DS", "EC", "FA", "FS", "LP", "MA", "MS", "OPR", "ST", "VF",
+    ]
+)  # fmt: skip
+"""PS3.3 C.7.3.1.1.1, retired ones too. Anything else may be a text of any kind, so it is not shown."""
 NOT_IMAGES = frozenset({"SR", "RTSTRUCT", "RTPLAN", "RTRECORD", "PR", "KO", "REG", "DOC", "ECG", "AU", "SEG", "PLAN"})
 _KINDS = frozenset(
     [
@@ -215,13 +232,51 @@ def read_header(blob: Blob) -> Dataset:
         raise ReadError(f"{blob.name} is not DICOM")
     try:
         with blob.open() as file:
-            dataset = pydicom.dcmread(file, stop_before_pixels=True, force=head[128:132] != b"DICM")
+            dataset = parse(file, pixels=False, force=head[128:132] != b"DICM")
             dataset.inspection_pixels_at = file.tell()
     except DAMAGE as error:
         raise ReadError(f"{blob.name} is damaged DICOM: its header cannot be parsed ({type(error).__name__})") from None
     if len(dataset) == 0:
         raise ReadError(f"{blob.name} holds no DICOM data")
     return dataset
+
+
+def parse(file: BinaryIO, *, pixels: bool, force: bool = True) -> Dataset:
+    """Parse a file with pydicom; one without end, such as a run of zeros, is given up soon.
+
+    Raises
+    ------
+    ValueError
+        If it has more elements than any header, or one that no header has; and all of `DAMAGE`.
+    """
+    seen = 0
+
+    def stop(tag: BaseTag, vr: str | None, length: int) -> bool:
+        nonlocal seen
+        seen += 1
+        if seen > MAX_ELEMENTS or tag == 0:
+            raise ValueError("no end of elements")
+        return not pixels and tag in _PIXEL_TAGS
+
+    return read_partial(_Bounded(file), stop, force=force)  # type: ignore[arg-type]
+
+
+class _Bounded:
+    """A file for a parser that would take a run of zeros for elements without end, one by one."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file, self._zeros, self._reads = file, 0, 0
+
+    def read(self, size: int = -1) -> bytes:
+        data = self._file.read(size)
+        self._reads += 1
+        self._zeros = self._zeros + 1 if data == b"\0\0\0\0\0\0\0\0" else 0
+        if self._zeros > MAX_ZEROS or self._reads > MAX_READS:
+            raise ValueError("no end of elements")
+        return data
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._file, name)
 
 
 def frames_of(blob: Blob) -> list[Frame]:
@@ -238,6 +293,16 @@ def frames_of(blob: Blob) -> list[Frame]:
         return _frames(facts, dataset)
     except DAMAGE as error:
         raise ReadError(f"{blob.name} has a header that makes no sense ({type(error).__name__})") from None
+
+
+def fault_of(blob: Blob, header: Dataset) -> str:
+    """Say why an image's pixels cannot be read, as far as header and size tell; empty where nothing is wrong."""
+    try:
+        return _facts(blob, header).fault
+    except ReadError:
+        return ""
+    except DAMAGE as error:
+        return f"its header makes no sense ({type(error).__name__})"
 
 
 def is_packed(syntax: str) -> bool:
@@ -308,7 +373,9 @@ def words(dataset: Dataset | None, keyword: str) -> tuple[str, ...]:
     value = get(dataset, keyword)
     if value is None:
         return ()
-    return (value,) if isinstance(value, str) else tuple(str(v) for v in value) if hasattr(value, "__iter__") else ()
+    if isinstance(value, (str, PersonName)):
+        return (str(value),)
+    return tuple(str(v) for v in value) if hasattr(value, "__iter__") else ()
 
 
 def item(dataset: Dataset | None, keyword: str | tuple[int, int]) -> Dataset | None:
@@ -328,12 +395,18 @@ def items(dataset: Dataset | None, keyword: str | tuple[int, int]) -> list[Datas
     return [entry for entry in value if isinstance(entry, Dataset)]
 
 
+_NAMES = ("PatientName", "OtherPatientNames", "PatientBirthName", "PatientMotherBirthName", "ReferringPhysicianName",
+          "PerformingPhysicianName", "OperatorsName", "PhysiciansOfRecord")  # fmt: skip
+_NUMBERS = ("PatientID", "OtherPatientIDs", "AccessionNumber", "PatientBirthDate", "InstitutionName")
+
+
 def without_names(free_text: str, dataset: Dataset) -> str:
-    """Take the patient's name and number out of a free text."""
-    tokens = set(re.split(r"[\s^=,;_]+", text(dataset, "PatientName")))
-    tokens |= {text(dataset, "PatientID"), text(dataset, "OtherPatientIDs"), text(dataset, "AccessionNumber")}
+    """Take names and numbers of people, and dates, out of a free text."""
+    tokens = {token for name in _NAMES for token in re.split(r"[\s^=,;_\\]+", "\\".join(words(dataset, name)))}
+    tokens |= {part.strip("\0 ") for name in _NUMBERS for part in words(dataset, name)}
     for token in sorted((t for t in tokens if len(t) > 2), key=len, reverse=True):
         free_text = re.sub(re.escape(token), "***", free_text, flags=re.IGNORECASE)
+    free_text = re.sub(r"(?<!\d)(19|20)\d\d[-./]?\d\d[-./]?\d\d(?!\d)", "***", free_text)
     return "".join(c if c.isprintable() else " " for c in free_text)[:80]
 
 
@@ -341,7 +414,8 @@ def without_names(free_text: str, dataset: Dataset) -> str:
 
 
 def _facts(blob: Blob, dataset: Dataset) -> FileFacts:
-    modality = text(dataset, "Modality").upper()[:16]
+    modality = text(dataset, "Modality").upper()
+    modality = modality if modality in MODALITIES or not modality else "UNLISTED"
     rows, columns = whole(dataset, "Rows"), whole(dataset, "Columns")
     if modality in NOT_IMAGES or rows is None or columns is None:
         if get(dataset, "DirectoryRecordSequence") is not None:

@@ -19,7 +19,7 @@ from pydicom.uid import UID, ExplicitVRBigEndian, ExplicitVRLittleEndian, Implic
 
 from inspection_core.errors import ReadError
 from inspection_core.io.dicom.discover import DEFLATE_MAX_RATIO
-from inspection_core.io.dicom.frames import DAMAGE, FileFacts, is_deflated, is_packed
+from inspection_core.io.dicom.frames import DAMAGE, FileFacts, is_deflated, is_packed, parse
 from inspection_core.io.quiet import quiet
 
 NATIVE_MAX_BYTES = 8 << 30
@@ -43,12 +43,12 @@ def open_pixels(file: FileFacts) -> Dataset:
     _check_claim(file)
     try:
         with file.blob.open() as stream:
-            dataset = pydicom.dcmread(stream, force=True)
+            dataset = parse(stream, pixels=True)
     except DAMAGE as error:
         raise ReadError(f"{file.blob.name} is damaged DICOM ({type(error).__name__}); copy it again.") from None
     if not any(name in dataset for name in ("PixelData", "FloatPixelData", "DoubleFloatPixelData")):
         raise ReadError(f"{file.blob.name} has no pixel data; copy it again from its source.")
-    _name_syntax(dataset)
+    name_syntax(dataset)
     return dataset
 
 
@@ -230,7 +230,7 @@ def pixel_digest(file: FileFacts) -> str:
     raise ReadError(f"{file.blob.name} has no pixel data.")
 
 
-def _name_syntax(dataset: Dataset) -> None:
+def name_syntax(dataset: Dataset) -> None:
     """Give a file without a meta header the encoding that pydicom parsed it with."""
     meta = getattr(dataset, "file_meta", None)
     if meta is None:
@@ -264,7 +264,8 @@ def _only_stored_bits(array: NDArray[Any], file: FileFacts) -> NDArray[Any]:
 
 def _name(dataset: Dataset) -> str:
     try:
-        return str(UID(dataset.file_meta.TransferSyntaxUID).name)
+        uid = UID(dataset.file_meta.TransferSyntaxUID)
+        return str(uid.name) if uid.is_transfer_syntax and not uid.is_private else "an unknown encoding"
     except DAMAGE:
         return "an unknown encoding"
 

@@ -14,6 +14,12 @@ from pydicom.dataset import Dataset
 from inspection_core.errors import ReadError
 from inspection_core.io.dicom.frames import item, number, text, words
 
+UNITS = frozenset(
+    ["CNTS", "NONE", "CM2", "CM2ML", "PCNT", "CPS", "MGMINML", "UMOLMINML", "MLMING", "MLG", "1CM", "UMOLML",
+     "PROPCNTS", "PROPCPS", "MLMINML", "MLML", "STDDEV"]
+)  # fmt: skip
+"""Further units of PS3.3 C.8.9.1.1.3; anything else may be a text of any kind, so it is not shown."""
+
 
 def suv_factor(dataset: Dataset, scan_start: datetime | None = None) -> float:
     """Return the factor that turns Bq/ml into g/ml (SUVbw).
@@ -35,7 +41,8 @@ def suv_factor(dataset: Dataset, scan_start: datetime | None = None) -> float:
         return 1.0
     if units != "BQML":
         raise ReadError(
-            f"SUV needs activity in BQML (or GML, which is SUV already). This series is in {units or 'no unit'}."
+            "SUV needs activity in BQML (or GML, which is SUV already). This series is in "
+            f"{(units if units in UNITS else 'another unit') if units else 'no unit'}."
         )
     corrected = words(dataset, "CorrectedImage")
     if "DECY" not in corrected or "ATTN" not in corrected:
@@ -51,7 +58,8 @@ def suv_factor(dataset: Dataset, scan_start: datetime | None = None) -> float:
     if decay == "ADMIN":
         return weight * 1000.0 / dose
     if decay != "START":
-        raise ReadError(f"SUV needs decay corrected to START or ADMIN. The header says {decay or 'nothing'}.")
+        said = "NONE" if decay == "NONE" else "otherwise" if decay else "nothing"
+        raise ReadError(f"SUV needs decay corrected to START or ADMIN. The header says {said}.")
     start = scan_start or moment(text(dataset, "SeriesDate"), text(dataset, "SeriesTime"))
     injected = moment(
         text(tracer, "RadiopharmaceuticalStartDateTime")[:8], text(tracer, "RadiopharmaceuticalStartDateTime")[8:]

@@ -136,7 +136,7 @@ def blob_at(affine, shape, centre, radius):
     return np.where(np.linalg.norm(world - np.asarray(centre), axis=-1) <= radius, 1000, 0).astype(np.int16)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def dicom():
     """The makers of DICOM above, as one object: ``dicom.write_series(...)``."""
     return SimpleNamespace(
