@@ -1,145 +1,43 @@
 """DICOM SEG out and in, through highdicom.
 
-A segment is a finding, or a class. Codes are SNOMED CT: a morphologically abnormal structure, of a type that the label
-names, or plain "lesion" where it names none; an uncoded tumour never becomes an organ. Frames lie on the slices that
-were taken, also where the image was resampled, and refer to them.
+A segment is a finding, or a class. Frames lie on the slices that were taken, also where the image was resampled, and
+refer to them.
 """
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import highdicom as hd
 import numpy as np
-import pydicom
 from numpy.typing import NDArray
-from pydicom.dataset import Dataset
-from pydicom.sr.codedict import codes
-from pydicom.sr.coding import Code
-from scipy import ndimage
 
 from inspection_core import __version__
 from inspection_core.errors import GeometryError, ReadError, UsageError
 from inspection_core.geometry import Geometry
 from inspection_core.image import Image
-from inspection_core.io.atomic import atomic_path
 from inspection_core.io.dicom.frames import DAMAGE
 from inspection_core.io.dicom.volume import DicomImage
+from inspection_core.io.dicom_regions import (
+    CATEGORY,
+    MAKER,
+    SITES,
+    By,
+    Region,
+    algorithm,
+    check_source,
+    regions_of,
+    save,
+    source_headers,
+    type_of,
+)
 from inspection_core.io.quiet import quiet
 from inspection_core.prediction import RESEARCH_USE, Finding, Prediction
 
 Kind = Literal["BINARY", "FRACTIONAL", "LABELMAP"]
-By = Literal["finding", "class"]
-
-MAKER = "inspection-suite"
-CATEGORY = Code("49755003", "SCT", "Morphologically Abnormal Structure")
-LESION = Code("52988006", "SCT", "Lesion")
-NEOPLASM = Code("108369006", "SCT", "Neoplasm")
-TYPES = {
-    "tumour": NEOPLASM,
-    "tumor": NEOPLASM,
-    "neoplasm": NEOPLASM,
-    "whole tumour": NEOPLASM,
-    "enhancing tumour": NEOPLASM,
-    "glioma": NEOPLASM,
-    "metastasis": Code("14799000", "SCT", "Neoplasm, Secondary"),
-    "oedema": Code("79654002", "SCT", "Edema"),
-    "edema": Code("79654002", "SCT", "Edema"),
-    "necrosis": Code("6574001", "SCT", "Necrosis"),
-    "cyst": Code("441457006", "SCT", "Cyst"),
-    "haemorrhage": Code("50960005", "SCT", "Hemorrhage"),
-}
-SITES = {
-    "brain": Code("12738006", "SCT", "Brain"),
-    "head": Code("69536005", "SCT", "Head"),
-    "breast": Code("76752008", "SCT", "Breast"),
-    "prostate": Code("41216001", "SCT", "Prostate"),
-    "lung": Code("39607008", "SCT", "Lung"),
-    "liver": Code("10200004", "SCT", "Liver"),
-}
 SAME_PLACE_MM = 0.01
-_NEEDED = ("PatientName", "PatientID", "PatientBirthDate", "PatientSex", "StudyID", "StudyDate", "StudyTime",
-           "AccessionNumber", "ReferringPhysicianName")  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Region:
-    """One segment to write.
-
-    Parameters
-    ----------
-    number
-        Its value in the label array, from 1.
-    label
-        Class name.
-    finding
-        The finding that it shows, or None for a class or a region that a person painted.
-    tracking_uid
-        Stays the same for the same finding of the same model on the same series.
-    """
-
-    number: int
-    label: str
-    finding: Finding | None
-    tracking_uid: str
-
-
-def regions_of(
-    source: DicomImage, prediction: Prediction, mask: NDArray[np.uint8] | None = None, by: By = "finding",
-    classes: Sequence[str] = (),
-) -> tuple[NDArray[np.uint16], tuple[Region, ...]]:  # fmt: skip
-    """Split a mask into the segments to write.
-
-    Parameters
-    ----------
-    source
-        The image that was predicted on.
-    prediction
-        Its findings; its mask where `mask` is not given.
-    mask
-        The mask after review.
-    by
-        ``"finding"``: one segment a connected region; ``"class"``: one a label.
-    classes
-        Class names, label 1 first; where not given they come from the findings.
-
-    Returns
-    -------
-    labels
-        ``(z, y, x)``, 0 for background, else a region's number.
-    regions
-        In the order of their numbers.
-    """
-    mask = prediction.mask if mask is None else mask
-    if mask.shape != prediction.geometry.shape:
-        raise GeometryError(f"The mask lies on the source's grid of {prediction.geometry.shape}. Got {mask.shape}.")
-    labels = np.zeros(mask.shape, np.uint16)
-    regions: list[Region] = []
-    by_value = _class_names(prediction, mask, classes)
-    for value in sorted(int(v) for v in np.unique(mask) if v):
-        name = by_value.get(value, f"label {value}")
-        if by == "class":
-            regions.append(Region(len(regions) + 1, name, None, _tracking(source, prediction, f"class {value}")))
-            labels[mask == value] = len(regions)
-            continue
-        parts, count = ndimage.label(mask == value, np.ones((3,) * mask.ndim))
-        boxes = ndimage.find_objects(parts)
-        found = {(f.start, f.stop): f for f in prediction.findings}
-        for k in range(1, count + 1):
-            box = boxes[k - 1]
-            finding = found.get((tuple(s.start for s in box), tuple(s.stop for s in box)))
-            key = f"finding {finding.id}" if finding is not None else f"region {value} {k}"
-            number = len(regions) + 1
-            label = finding.label if finding is not None else name
-            regions.append(Region(number, label, finding, _tracking(source, prediction, key)))
-            labels[box][parts[box] == k] = number
-    if len(regions) > np.iinfo(np.uint16).max:
-        raise UsageError(f"A SEG holds at most 65535 segments. Got {len(regions)}; write one a class.")
-    return labels, tuple(regions)
 
 
 def write_seg(
@@ -152,6 +50,7 @@ def write_seg(
     kind: Kind = "BINARY",
     edited: bool = False,
     classes: Sequence[str] = (),
+    findings: Sequence[Finding] | None = None,
     site: str = "",
     grid: Literal["slices", "image"] = "slices",
 ) -> tuple[Region, ...]:
@@ -165,8 +64,8 @@ def write_seg(
         The DICOM image that was predicted on.
     prediction
         On the grid of ``source.image``.
-    mask, by, classes
-        See `regions_of`.
+    mask, by, classes, findings
+        See `inspection_core.io.dicom_regions.regions_of`.
     kind
         ``"BINARY"``; ``"FRACTIONAL"``, which holds the score where it is a probability and else each finding's
         confidence; or ``"LABELMAP"``.
@@ -186,18 +85,12 @@ def write_seg(
     Raises
     ------
     UsageError
-        If there is no finding to write, or the source is a mosaic.
+        If there is no finding to write, or the source is a mosaic or has no place in the patient.
     GeometryError
         If the prediction is not on the source's grid.
     """
-    if not prediction.geometry.is_close(source.image.geometry, 1e-4):
-        raise GeometryError("The prediction lies on another grid than the DICOM image; predict on that image itself.")
-    if (
-        any(f.corner != (0, 0) for f in source.volume.frames[0])
-        or source.volume.first.file.rows != source.volume.first.rows
-    ):
-        raise UsageError("A mosaic has no frame that a SEG could refer to; write NIfTI.")
-    labels, regions = regions_of(source, prediction, mask, by, classes)
+    check_source(source, prediction, "a SEG")
+    labels, regions = regions_of(source, prediction, mask, by, classes, findings)
     if not regions:
         raise UsageError("There is no finding, and a SEG without segments is not allowed; write NIfTI or a report.")
     straight = grid == "image" and source.resampled
@@ -284,46 +177,6 @@ def read_seg(path: Path, source: DicomImage | None = None) -> Image:
     return Image(np.ascontiguousarray(array), geometry, _unique(names), path, ())
 
 
-def source_headers(source: DicomImage) -> list[Dataset]:
-    """Return the headers of the slices in order, with empty entries where required ones are absent."""
-    out: dict[Any, Dataset] = {}
-    with quiet():
-        for frame in source.volume.frames[0]:
-            if frame.file.blob in out:
-                continue
-            with frame.file.blob.open() as file:
-                header = pydicom.dcmread(file, stop_before_pixels=True, force=True)
-            for name in _NEEDED:
-                if name not in header:
-                    setattr(header, name, "")
-            if "FrameOfReferenceUID" in header and "PositionReferenceIndicator" not in header:
-                header.PositionReferenceIndicator = ""
-            out[frame.file.blob] = header
-    return list(out.values())
-
-
-def save(dataset: Dataset, path: Path) -> None:
-    """Write a DICOM object, whole or not at all."""
-    with atomic_path(Path(path)) as temporary:
-        dataset.save_as(temporary, enforce_file_format=True)
-
-
-def algorithm(prediction: Prediction) -> hd.AlgorithmIdentificationSequence:
-    """Return what made the segments: model, version, hash of its weights."""
-    return hd.AlgorithmIdentificationSequence(
-        name=prediction.model_id[:64],
-        family=codes.DCM.ArtificialIntelligence,
-        version=prediction.model_version[:64],
-        source=MAKER,
-        parameters={"weights_sha256": prediction.model_sha256, "intended_use": RESEARCH_USE},
-    )
-
-
-def type_of(label: str) -> Code:
-    """Return the SNOMED type of a label; "lesion" where it names none."""
-    return TYPES.get(label.lower().replace("_", " ").replace("-", " "), LESION)
-
-
 def _places(source: DicomImage, straight: bool) -> dict[str, Any]:
     first, positions = source.volume.first, source.volume.positions
     step = float(np.median(np.diff(positions))) if len(positions) > 1 else first.step or first.thickness or 1.0
@@ -345,7 +198,7 @@ def _describe(region: Region, prediction: Prediction, edited: bool, site: str) -
     place = SITES.get(site.lower())
     return hd.seg.SegmentDescription(
         segment_number=region.number,
-        segment_label=(f"{region.label} {region.finding.id}" if region.finding else region.label)[:64],
+        segment_label=region.name,
         segmented_property_category=CATEGORY,
         segmented_property_type=type_of(region.label),
         algorithm_type="SEMIAUTOMATIC" if edited else "AUTOMATIC",
@@ -354,26 +207,6 @@ def _describe(region: Region, prediction: Prediction, edited: bool, site: str) -
         tracking_id=f"{region.label} {region.number}"[:64],
         anatomic_regions=[place] if place is not None else None,
     )
-
-
-def _class_names(prediction: Prediction, mask: NDArray[np.uint8], classes: Sequence[str]) -> dict[int, str]:
-    if classes:
-        return dict(enumerate(classes, start=1))
-    names: dict[int, str] = {}
-    for finding in prediction.findings:
-        box = tuple(slice(a, b) for a, b in zip(finding.start, finding.stop, strict=True))
-        inside = prediction.mask[box]
-        values = np.unique(inside[inside > 0])
-        if len(values) == 1:
-            names[int(values[0])] = finding.label
-    if not names and prediction.findings:
-        names[1] = prediction.findings[0].label
-    return names
-
-
-def _tracking(source: DicomImage, prediction: Prediction, key: str) -> str:
-    seed = "/".join((source.volume.file.series_uid, prediction.model_id, prediction.model_sha256, key))
-    return str(hd.UID.from_uuid(str(uuid.uuid5(uuid.NAMESPACE_OID, seed))))
 
 
 def _fractions(

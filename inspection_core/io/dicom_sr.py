@@ -16,7 +16,7 @@ from inspection_core import __version__
 from inspection_core.errors import ReadError, UsageError
 from inspection_core.io.dicom.frames import DAMAGE
 from inspection_core.io.dicom.volume import DicomImage
-from inspection_core.io.dicom_seg import CATEGORY, MAKER, SITES, Region, save, source_headers, type_of
+from inspection_core.io.dicom_regions import CATEGORY, MAKER, SITES, Region, save, source_headers, type_of
 from inspection_core.io.quiet import quiet
 from inspection_core.prediction import RESEARCH_USE, Finding, Prediction
 

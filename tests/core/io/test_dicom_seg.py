@@ -16,7 +16,8 @@ from scipy import ndimage
 from inspection_core.errors import GeometryError, ReadError, UsageError
 from inspection_core.findings import find
 from inspection_core.io.dicom import read_dicom
-from inspection_core.io.dicom_seg import LESION, NEOPLASM, read_seg, type_of, write_seg
+from inspection_core.io.dicom_regions import LESION, NEOPLASM, type_of
+from inspection_core.io.dicom_seg import read_seg, write_seg
 from inspection_core.io.volumes import read_volume
 from inspection_core.prediction import Prediction
 
