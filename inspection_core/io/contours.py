@@ -68,27 +68,47 @@ def mask_of(contours: Iterable[Points], shape: tuple[int, int]) -> NDArray[np.bo
     ndarray
         Where a pixel's centre is inside, or on a contour.
     """
-    inside = np.zeros(shape, bool)
+    turns = np.zeros((shape[0], shape[1] + 1), np.int32)
     edge = np.zeros(shape, bool)
     for contour in contours:
         whole = np.rint(contour)
         points = np.where(np.abs(contour - whole) < SNAP, whole, contour)
-        low = np.maximum(np.floor(points.min(axis=0)).astype(int), 0)
-        high = np.minimum(np.ceil(points.max(axis=0)).astype(int) + 1, shape)
-        if (high <= low).any():
-            continue
-        box = (slice(low[0], high[0]), slice(low[1], high[1]))
-        where = _grid_points(points - low, tuple(high - low))
-        inside[box] ^= where == 1
-        edge[box] |= where > 1
+        row, column, counts = _crossings(points, shape[0])
+        at = np.clip(np.ceil(column), 0, shape[1]).astype(np.int64)
+        np.add.at(turns, (row[counts], at[counts]), 1)
+        on = (np.abs(column - np.rint(column)) < SNAP) & (column > -SNAP) & (column < shape[1] - 1 + SNAP)
+        edge[row[on], np.rint(column[on]).astype(np.int64)] = True
+        for a, b in zip(points, np.roll(points, -1, axis=0), strict=True):
+            if a[0] == b[0] and a[0] % 1 == 0 and 0 <= a[0] < shape[0]:
+                left, right = sorted((a[1], b[1]))
+                edge[int(a[0]), max(int(np.ceil(left)), 0) : max(int(np.floor(right)) + 1, 0)] = True
+    inside: NDArray[np.bool_] = np.cumsum(turns[:, :-1], axis=1) % 2 == 1
     return inside | edge
 
 
-def _grid_points(points: Points, shape: tuple[int, ...]) -> NDArray[np.uint8]:
-    """Return 0 outside, 1 inside, 2 on a vertex, 3 on an edge."""
-    fill: Any = measure.grid_points_in_poly
-    result: NDArray[np.uint8] = fill(shape, points, binarize=False)
-    return result
+def _crossings(points: Points, rows: int) -> tuple[NDArray[np.int64], Points, NDArray[np.bool_]]:
+    """Return where the edges of a contour meet the lines of pixel centres.
+
+    Returns
+    -------
+    row, column
+        Of each meeting.
+    counts
+        Whether it counts as a crossing: an edge owns its upper end and not its lower one, so that a contour that
+        passes through a centre line at a corner crosses it once.
+    """
+    a, b = points, np.roll(points, -1, axis=0)
+    upper, lower = np.where(a[:, :1] <= b[:, :1], a, b), np.where(a[:, :1] <= b[:, :1], b, a)
+    slanted = upper[:, 0] < lower[:, 0]
+    upper, lower = upper[slanted], lower[slanted]
+    first = np.clip(np.ceil(upper[:, 0]), 0, rows).astype(np.int64)
+    last = np.clip(np.floor(lower[:, 0]), -1, rows - 1).astype(np.int64)
+    length = np.maximum(last - first + 1, 0)
+    which = np.repeat(np.arange(len(upper)), length)
+    row = np.repeat(first - np.cumsum(length) + length, length) + np.arange(int(length.sum()))
+    share = (row - upper[which, 0]) / (lower[which, 0] - upper[which, 0])
+    column = upper[which, 1] + share * (lower[which, 1] - upper[which, 1])
+    return row, column, row < lower[which, 0]
 
 
 def _trace(mask: NDArray[np.bool_], touching: str) -> Points:

@@ -26,7 +26,7 @@ from scipy import ndimage
 
 from inspection_core.errors import GeometryError, UsageError
 from inspection_core.io.atomic import atomic_path
-from inspection_core.io.dicom.frames import DAMAGE
+from inspection_core.io.dicom.frames import DAMAGE, Frame
 from inspection_core.io.dicom.volume import DicomImage
 from inspection_core.io.quiet import quiet
 from inspection_core.prediction import RESEARCH_USE, Finding, Prediction
@@ -60,6 +60,16 @@ SITES = {
     "lung": Code("39607008", "SCT", "Lung"),
     "liver": Code("10200004", "SCT", "Liver"),
 }
+COLOURS = (
+    (230, 159, 0),
+    (86, 180, 233),
+    (0, 158, 115),
+    (240, 228, 66),
+    (0, 114, 178),
+    (213, 94, 0),
+    (204, 121, 167),
+)
+"""Of regions, by number: told apart with every kind of colour vision (Okabe and Ito 2008)."""
 SEXES = ("M", "F", "O", "")
 _NEEDED = ("PatientName", "PatientID", "PatientBirthDate", "PatientSex", "StudyID", "StudyDate", "StudyTime",
            "AccessionNumber", "ReferringPhysicianName")  # fmt: skip
@@ -176,8 +186,17 @@ def corrected(review: Review) -> tuple[NDArray[np.uint8], bool]:
     return mask, not np.array_equal(mask, review.prediction.mask)
 
 
-def check_source(source: DicomImage, prediction: Prediction, what: str) -> None:
+def check_source(source: DicomImage, prediction: Prediction, what: str, *, placed: bool = True) -> None:
     """Refuse what a DICOM object could not refer to.
+
+    Parameters
+    ----------
+    source, prediction
+        As given to a writer.
+    what
+        What is to be written, such as ``"a SEG"``, for the message.
+    placed
+        Whether it needs a place in the patient.
 
     Raises
     ------
@@ -191,7 +210,7 @@ def check_source(source: DicomImage, prediction: Prediction, what: str) -> None:
     first = source.volume.first
     if any(f.corner != (0, 0) for f in source.volume.frames[0]) or first.file.rows != first.rows:
         raise UsageError(f"A mosaic has no frame that {what} could refer to; write NIfTI.")
-    if source.volume.layout != "volume" or not first.file.frame_of_reference:
+    if placed and (source.volume.layout != "volume" or not first.file.frame_of_reference):
         raise UsageError(
             f"{what[0].upper()}{what[1:]} needs images with a place in the patient (position and frame of reference), "
             "and these have none; write NIfTI or PNG."
@@ -212,6 +231,31 @@ def source_headers(source: DicomImage) -> list[Dataset]:
                 header.PositionReferenceIndicator = ""
             out[frame.file.blob] = header
     return list(out.values())
+
+
+def series_number(source: DicomImage, offset: int) -> int:
+    """Return a number for a new series that does not clash with its source's, and stays near it in lists."""
+    return (source.volume.file.number or 0) % 10000 + offset
+
+
+def reference(frame: Frame) -> Dataset:
+    """Return the reference to a source image, and to the frame of it where it has several."""
+    out = Dataset()
+    out.ReferencedSOPClassUID = frame.file.sop_class
+    out.ReferencedSOPInstanceUID = frame.file.sop_uid
+    if frame.file.frames > 1:
+        out.ReferencedFrameNumber = frame.number + 1
+    return out
+
+
+def unique(names: Sequence[str]) -> tuple[str, ...]:
+    """Return the names with a number behind each that occurred before."""
+    seen: dict[str, int] = {}
+    out = []
+    for name in names:
+        seen[name] = seen.get(name, 0) + 1
+        out.append(name if seen[name] == 1 else f"{name} ({seen[name]})")
+    return tuple(out)
 
 
 def save(dataset: Dataset, path: Path) -> None:

@@ -30,8 +30,10 @@ from inspection_core.io.dicom_regions import (
     check_source,
     regions_of,
     save,
+    series_number,
     source_headers,
     type_of,
+    unique,
 )
 from inspection_core.io.quiet import quiet
 from inspection_core.prediction import RESEARCH_USE, Finding, Prediction
@@ -109,7 +111,7 @@ def write_seg(
             segmentation_type=kind,
             segment_descriptions=[_describe(r, prediction, edited, site) for r in regions],
             series_instance_uid=hd.UID(),
-            series_number=(source.volume.file.number or 0) % 10000 + 900,
+            series_number=series_number(source, 900),
             sop_instance_uid=hd.UID(),
             instance_number=1,
             manufacturer=MAKER,
@@ -174,7 +176,7 @@ def read_seg(path: Path, source: DicomImage | None = None) -> Image:
                 f"{path.name}: its frames make no straight stack ({type(error).__name__}); give the series that it was "
                 "drawn on."
             ) from None
-    return Image(np.ascontiguousarray(array), geometry, _unique(names), path, ())
+    return Image(np.ascontiguousarray(array), geometry, unique(names), path, ())
 
 
 def _places(source: DicomImage, straight: bool) -> dict[str, Any]:
@@ -250,12 +252,3 @@ def _onto(seg: Any, numbers: Sequence[int], source: DicomImage, dtype: Any) -> N
             for k, number in enumerate(numbers):
                 out[k, z] = pixel == number
     return np.stack([source.from_slices(channel) for channel in out])
-
-
-def _unique(names: tuple[str, ...]) -> tuple[str, ...]:
-    seen: dict[str, int] = {}
-    out = []
-    for name in names:
-        seen[name] = seen.get(name, 0) + 1
-        out.append(name if seen[name] == 1 else f"{name} ({seen[name]})")
-    return tuple(out)

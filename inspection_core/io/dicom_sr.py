@@ -16,7 +16,16 @@ from inspection_core import __version__
 from inspection_core.errors import ReadError, UsageError
 from inspection_core.io.dicom.frames import DAMAGE
 from inspection_core.io.dicom.volume import DicomImage
-from inspection_core.io.dicom_regions import CATEGORY, MAKER, SITES, Region, save, source_headers, type_of
+from inspection_core.io.dicom_regions import (
+    CATEGORY,
+    MAKER,
+    SITES,
+    Region,
+    save,
+    series_number,
+    source_headers,
+    type_of,
+)
 from inspection_core.io.quiet import quiet
 from inspection_core.prediction import RESEARCH_USE, Finding, Prediction
 
@@ -90,7 +99,7 @@ def write_sr(
             evidence=[seg, *source_headers(source)],
             content=report[0],
             series_instance_uid=hd.UID(),
-            series_number=(source.volume.file.number or 0) % 10000 + 901,
+            series_number=series_number(source, 901),
             sop_instance_uid=hd.UID(),
             instance_number=1,
             manufacturer=MAKER,
