@@ -151,7 +151,7 @@ def draw(
     zoom = max(1, -(-LEAST_WIDTH // picture.shape[1]))
     out = picture.repeat(zoom, axis=0).repeat(zoom, axis=1)
     large = labels.repeat(zoom, axis=0).repeat(zoom, axis=1)
-    width = max(1, round(out.shape[1] / 512))
+    width = max(2, round(out.shape[1] / 256))
     here = [r for r in regions if (labels == r.number).any()]
     for region in here:
         inside = large == region.number
@@ -163,7 +163,7 @@ def draw(
 
 
 def _band(width: int, here: Sequence[Region], count: int, prediction: Prediction, edited: bool) -> NDArray[np.uint8]:
-    size = max(11, round(width / 40))
+    size = max(13, round(width / 36))
     font = PIL.ImageFont.load_default(size=size)
     line = round(size * 1.3)
     band = PIL.Image.new("RGB", (width, LINES * line + size // 2))
