@@ -305,6 +305,8 @@ def _complete(header: Dataset) -> None:
 
     An invalid one cannot be copied, and a message that refuses it would print it.
     """
+    if "DeidentificationMethod" in header and not header.DeidentificationMethod:
+        header.DeidentificationMethod = "not stated by the source"
     for name in _NEEDED:
         if name not in header:
             setattr(header, name, "")

@@ -13,6 +13,7 @@ from typing import Any, Literal
 import highdicom as hd
 import numpy as np
 from numpy.typing import NDArray
+from pydicom.dataset import Dataset
 
 from inspection_core import __version__
 from inspection_core.errors import GeometryError, ReadError, UsageError
@@ -104,7 +105,9 @@ def write_seg(
     datasets = source_headers(source)
     with quiet():
         # The frames of one file may make several volumes, in any order.
-        extra = _places(source, straight) if straight or source.volume.file.frames > 1 else {}
+        places = _places(source, straight)
+        extra = places if straight or source.volume.file.frames > 1 else {}
+        _agree(datasets, places)
         seg = hd.seg.Segmentation(
             source_images=datasets,
             pixel_array=pixels,
@@ -194,6 +197,19 @@ def _places(source: DicomImage, straight: bool) -> dict[str, Any]:
         "plane_orientation": hd.PlaneOrientationSequence(patient, direction),
         "pixel_measures": hd.PixelMeasuresSequence(list(first.spacing or ()), first.thickness or step, step),
     }
+
+
+def _agree(headers: Sequence[Dataset], places: dict[str, Any]) -> None:
+    """Make headers say where highdicom looks what the reader found elsewhere, or found equal but for rounding."""
+    measures, direction = places["pixel_measures"], places["plane_orientation"]
+    for header in headers:
+        if "SharedFunctionalGroupsSequence" in header:
+            shared = header.SharedFunctionalGroupsSequence[0]
+            shared.PixelMeasuresSequence, shared.PlaneOrientationSequence = measures, direction
+            continue
+        header.ImageOrientationPatient = direction[0].ImageOrientationPatient
+        if not header.get("SliceThickness"):
+            header.SliceThickness = measures[0].SliceThickness
 
 
 def _describe(region: Region, prediction: Prediction, edited: bool, site: str) -> hd.seg.SegmentDescription:

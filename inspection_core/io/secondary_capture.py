@@ -47,7 +47,7 @@ LEAST_WIDTH = 256
 """In pixels: narrower pictures are enlarged, so that the band can be read."""
 LINES = 3
 CARRIED = ("LossyImageCompression", "LossyImageCompressionRatio", "LossyImageCompressionMethod", "SliceThickness",
-           "SpacingBetweenSlices", "PatientPosition", "BodyPartExamined")  # fmt: skip
+           "SpacingBetweenSlices", "PatientPosition")  # fmt: skip
 NO_TEXT = frozenset({"CT", "MR", "PT"})
 """Where the pictures of scanners hold no text, unless their header says so."""
 
@@ -97,7 +97,7 @@ def write_secondary_capture(
     GeometryError
         If the prediction is not on the source's grid.
     """
-    check_source(source, prediction, "a picture of a slice", placed=False)
+    check_source(source, prediction, "a picture", placed=False)
     labels, regions = regions_of(source, prediction, mask, by, classes, findings)
     planes = source.to_slices(labels)
     pixels = _stored(source)
@@ -253,10 +253,10 @@ def _capture(
     ]
     image.SourceImageSequence = [origin]
     for name in CARRIED:
-        if name in header:
+        if header.get(name):
             image[name] = header[name]
     side = header.get("Laterality") or header.get("ImageLaterality")
-    image.Laterality = side if side in ("L", "R") else ""
+    image.Laterality = side if side in ("L", "R") else ""  # as no body part is named, it must be there, even empty
     # The standard asks whether the text names patient and date. The band does not; the source's own pixels may.
     burned = header.get("BurnedInAnnotation") or ("NO" if frame.file.modality in NO_TEXT else "")
     if burned:
