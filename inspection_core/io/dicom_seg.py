@@ -77,8 +77,8 @@ def write_seg(
     site
         Anatomical site where known, such as ``"brain"``; if not given, it is not coded.
     grid
-        Of a tilted series: ``"slices"`` puts the frames on the slices that were taken, for viewers; ``"image"`` on the
-        straight stack, for tools that take every SEG for one.
+        ``"slices"`` puts the frames on the slices that were taken and leaves out empty ones, as viewers like it;
+        ``"image"`` writes every slice of the image's straight stack, for tools that take every SEG for one.
 
     Returns
     -------
@@ -124,6 +124,7 @@ def write_seg(
             content_label="FINDINGS",
             content_description=RESEARCH_USE[:64],
             series_description=f"{prediction.model_id[:24]}: {RESEARCH_USE}"[:64],
+            omit_empty_frames=grid == "slices",
             **extra,
         )
         save(seg, path)
