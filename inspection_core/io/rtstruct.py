@@ -158,13 +158,13 @@ def read_rtstruct(path: Path, source: DicomImage) -> Image:
                 contours = (
                     list(drawn[int(roi.ROINumber)].get("ContourSequence") or []) if roi.ROINumber in drawn else []
                 )
-                closed = [c for c in contours if c.ContourGeometricType in FILLED]
+                points = [_points(path, c) for c in contours if c.ContourGeometricType in FILLED]
+                closed = [p for p in points if len(p) > 2]
                 if len(closed) < len(contours) or not contours:
                     notes.append(f"{len(contours) - len(closed)} of {len(contours)} contours of a ROI enclose no area")
                 if closed:
                     names.append(name)
-                    points = [np.array(c.ContourData, np.float64).reshape(-1, 3) for c in closed]
-                    channels.append(source.from_slices(_filled(path, points, source)))
+                    channels.append(source.from_slices(_filled(path, closed, source)))
         except (ReadError, GeometryError):
             raise
         except DAMAGE as error:
@@ -265,6 +265,15 @@ def _check_frame_of_reference(path: Path, roi: Dataset, source: DicomImage) -> N
             f"{path.name} was drawn in another frame of reference than this series has; give the series that it refers "
             "to."
         )
+
+
+def _points(path: Path, contour: Dataset) -> Points:
+    """Return the ``(n, 3)`` points of a contour in the patient's millimetres."""
+    values = contour.get("ContourData")
+    points = np.array([] if values is None else values, np.float64).reshape(-1, 3)
+    if not np.isfinite(points).all():
+        raise ReadError(f"{path.name} is damaged: a contour has points that are no numbers. Copy it again.")
+    return points
 
 
 def _filled(path: Path, contours: Sequence[Points], source: DicomImage) -> NDArray[np.uint8]:

@@ -137,5 +137,5 @@ def test_the_patient_is_copied_into_the_object_and_told_nowhere_else(exports, di
         assert written.PatientID == source.get("PatientID", ""), path.name
         assert written.StudyInstanceUID == source.StudyInstanceUID
     told = caplog.text + "".join(capfd.readouterr()) + " ".join(str(p) for p in tmp_path.rglob("*"))
-    for word in ("Secret", "Sally", "PID-424242", "secret", "noon", "19700101", "김희중"):
+    for word in ("Secret", "Sally", "PID-424242", "secret", "noon", "19700101", "김희중", source.SOPInstanceUID):
         assert word not in told

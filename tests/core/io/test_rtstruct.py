@@ -7,7 +7,7 @@ import numpy as np
 import pydicom
 import pytest
 
-from inspection_core.errors import GeometryError, ReadError, UsageError
+from inspection_core.errors import GeometryError, InspectionError, ReadError, UsageError
 from inspection_core.findings import find_labelled
 from inspection_core.io.dicom import read_dicom
 from inspection_core.io.nifti import read_nifti
@@ -187,3 +187,27 @@ class TestRefused:
         rt.save_as(path)
         with pytest.raises(ReadError, match="no closed contour"):
             read_rtstruct(path, loaded)
+
+    def test_points_that_are_no_numbers(self, written):
+        loaded, rt, path = written
+        rt.ROIContourSequence[0].ContourSequence[0].ContourData = ["1e999"] * 9
+        rt.save_as(path)
+        with pytest.raises(ReadError, match="points that are no numbers"):
+            read_rtstruct(path, loaded)
+
+    def test_damaged_bytes_give_a_region_or_one_clear_error(self, written):
+        loaded, _, path = written
+        whole = path.read_bytes()
+        rng = np.random.default_rng(5)
+        refused = []
+        for _ in range(150):
+            damaged = bytearray(whole[: rng.integers(200, len(whole))] if rng.random() < 0.3 else whole)
+            for at in rng.integers(128, len(damaged), 8):
+                damaged[at] = rng.integers(256)
+            path.write_bytes(damaged)
+            try:
+                assert read_rtstruct(path, loaded).geometry == loaded.image.geometry
+            except InspectionError as error:
+                refused.append(str(error))
+        assert len(refused) > 20
+        assert not [line for line in refused if "Sally" in line or "\n" in line]
