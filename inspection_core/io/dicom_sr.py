@@ -52,6 +52,7 @@ def write_sr(
     regions: Sequence[Region] | None = None,
     *,
     mask: NDArray[np.uint8] | None = None,
+    edited: bool = False,
     classes: Sequence[str] = (),
     findings: Sequence[Finding] | None = None,
     site: str = "",
@@ -71,6 +72,8 @@ def write_sr(
         is placed by its contours on the source images.
     mask, classes, findings
         See `inspection_core.io.dicom_regions.regions_of`; not used where `regions` are given.
+    edited
+        Whether a person changed the mask: the algorithm's parameters say so.
     site
         Anatomical site where known, such as ``"brain"``.
     reviewer, organization
@@ -113,7 +116,7 @@ def write_sr(
         groups = []
         for region, finding in measured:
             where = _segment(seg, region, source) if seg is not None else _outlines(planes, region, source)
-            groups.append(_group(where, region, finding, prediction, site))
+            groups.append(_group(where, region, finding, prediction, edited, site))
         device = hd.sr.DeviceObserverIdentifyingAttributes(
             uid=hd.UID(), manufacturer_name=MAKER, model_name=prediction.model_id[:64], name=RESEARCH_USE
         )
@@ -180,7 +183,7 @@ def _outlines(planes: NDArray[Any] | None, region: Region, source: DicomImage) -
 
 
 def _group(
-    where: dict[str, Any], region: Region, finding: Finding, prediction: Prediction, site: str
+    where: dict[str, Any], region: Region, finding: Finding, prediction: Prediction, edited: bool, site: str
 ) -> hd.sr.VolumetricROIMeasurementsAndQualitativeEvaluations:
     figures = [
         (LONG_AXIS, finding.long_axis, codes.UCUM.Millimeter),
@@ -192,7 +195,11 @@ def _group(
     model = hd.sr.AlgorithmIdentification(
         name=prediction.model_id,
         version=prediction.model_version,
-        parameters=[f"weights_sha256 {prediction.model_sha256}", RESEARCH_USE],
+        parameters=[
+            f"weights_sha256 {prediction.model_sha256}",
+            *(["outlines edited by a person"] if edited else []),
+            RESEARCH_USE,
+        ],
     )
     place = SITES.get(site.lower())
     return hd.sr.VolumetricROIMeasurementsAndQualitativeEvaluations(

@@ -48,13 +48,15 @@ def test_figures_of_what_a_person_changed_are_never_those_of_the_model(case):
     with pytest.raises(UsageError, match="1 of 2 regions were painted or changed"):
         write_sr(folder / "sr.dcm", loaded, prediction, mask=mask)
     _, findings = find_labelled(mask, prediction.score, prediction.geometry, ["tumour"])
-    reported = write_sr(folder / "sr.dcm", loaded, prediction, mask=mask, findings=findings)
+    reported = write_sr(folder / "sr.dcm", loaded, prediction, mask=mask, findings=findings, edited=True)
     before = regions_of(loaded, prediction)[1]
     assert {r.tracking_uid for r in reported} == {r.tracking_uid for r in before}
     volumes = {r.tracking_uid: r.finding.size for r in reported}
     assert volumes[before[0].tracking_uid] > a.size
     assert volumes[before[1].tracking_uid] == prediction.findings[1].size
-    assert f"{volumes[before[0].tracking_uid]:.6g}" in str(pydicom.dcmread(folder / "sr.dcm"))
+    sr = pydicom.dcmread(folder / "sr.dcm")
+    assert f"{volumes[before[0].tracking_uid]:.6g}" in str(sr)
+    assert "outlines edited by a person" in [e.value for e in sr.iterall() if e.keyword == "TextValue"]
 
 
 def test_refused(case):

@@ -90,8 +90,12 @@ def test_dciodvfy_finds_no_error_on_exports_of_real_series(medical_data, exports
     mask[2:4, 30:35, 12:18] = 1
     score = mask.astype(np.float32)
     mask, findings = find_labelled(mask, score, loaded.image.geometry, ["tumour"])
-    export(loaded, exports.predicted(loaded, score=score, mask=mask, findings=findings), tmp_path)
-    names = [n for n in NAMES if (tmp_path / n).exists()]
+    prediction = exports.predicted(loaded, score=score, mask=mask, findings=findings)
+    write_seg(tmp_path / "seg.dcm", loaded, prediction)
+    write_rtstruct(tmp_path / "rt.dcm", loaded, prediction)
+    write_sr(tmp_path / "sr.dcm", loaded, prediction)
+    write_secondary_capture(tmp_path / "sc", loaded, prediction)
+    names = ["seg.dcm", "rt.dcm", "sr.dcm", "sc/sc_0003.dcm"]
     assert {name: errors_of(dciodvfy, tmp_path / name) for name in names} == {name: [] for name in names}
 
 
