@@ -6,6 +6,7 @@ names none; an uncoded tumour never becomes an organ.
 
 from __future__ import annotations
 
+import contextlib
 import uuid
 from collections import defaultdict
 from collections.abc import Sequence
@@ -303,8 +304,12 @@ def _uid(source: DicomImage, prediction: Prediction, key: str) -> str:
 def _complete(header: Dataset) -> None:
     """Empty what is absent or invalid among the entries that a new object of the same study must copy.
 
-    An invalid one cannot be copied, and a message that refuses it would print it.
+    An invalid one cannot be copied, and a message that refuses it would print it. Text becomes UTF-8, because a label
+    may be in another alphabet than the patient's name.
     """
+    with contextlib.suppress(*DAMAGE):
+        header.decode()
+    header.SpecificCharacterSet = "ISO_IR 192"
     if "DeidentificationMethod" in header and not header.DeidentificationMethod:
         header.DeidentificationMethod = "not stated by the source"
     for name in _NEEDED:

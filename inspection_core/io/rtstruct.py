@@ -193,8 +193,7 @@ def _new(source: DicomImage, header: Dataset, prediction: Prediction) -> hd.SOPC
     )
     out.copy_patient_and_study_information(header)
     out.copy_specimen_information(header)
-    if "SpecificCharacterSet" in header:
-        out.SpecificCharacterSet = header.SpecificCharacterSet
+    out.SpecificCharacterSet = header.SpecificCharacterSet
     out.OperatorsName = ""
     out.FrameOfReferenceUID = header.FrameOfReferenceUID
     out.PositionReferenceIndicator = header.get("PositionReferenceIndicator", "")

@@ -238,8 +238,6 @@ def _capture(
         device_serial_number=(prediction.model_sha256 or "0")[:64],
         series_description=f"{prediction.model_id[:24]}: {RESEARCH_USE}"[:64],
     )
-    if "SpecificCharacterSet" in header:
-        image.SpecificCharacterSet = header.SpecificCharacterSet
     if frame.along_row is None:
         image.PatientOrientation = header.get("PatientOrientation", "")
     image.DerivationDescription = (

