@@ -99,9 +99,6 @@ def write_seg(
     straight = grid == "image" and source.resampled
     planes = labels if straight else source.to_slices(labels)
     pixels: NDArray[Any] = planes.astype(np.uint8) if len(regions) < 256 else planes
-    if kind == "FRACTIONAL":
-        score = prediction.score.astype(np.float32)
-        pixels = _fractions(score if straight else source.to_slices(score), planes, regions)
     datasets = source_headers(source)
     with quiet():
         # The frames of one file may make several volumes, in any order.
@@ -127,6 +124,9 @@ def write_seg(
             omit_empty_frames=grid == "slices",
             **extra,
         )
+        if kind == "FRACTIONAL":
+            score = prediction.score.astype(np.float32)
+            _weigh(seg, score if straight else source.to_slices(score), places["plane_positions"], regions)
         save(seg, path)
     return regions
 
@@ -228,15 +228,24 @@ def _describe(region: Region, prediction: Prediction, edited: bool, site: str) -
     )
 
 
-def _fractions(
-    score: NDArray[np.float32], planes: NDArray[np.uint16], regions: Sequence[Region]
-) -> NDArray[np.float32]:
+def _weigh(
+    seg: hd.seg.Segmentation, score: NDArray[np.float32], positions: Sequence[Any], regions: Sequence[Region]
+) -> None:
+    """Put fractions in place of the full marks of a FRACTIONAL segmentation, frame by frame.
+
+    highdicom takes fractions only as one whole float volume a segment, which 20 findings on a CT do not leave room for.
+    """
     probable = float(score.min()) >= 0 and float(score.max()) <= 1
-    out = np.zeros((*planes.shape, len(regions)), np.float32)
-    for k, region in enumerate(regions):
-        worth = score if probable else np.float32(region.finding.confidence if region.finding else 1.0)
-        out[..., k] = np.where(planes == region.number, worth, 0)
-    return out
+    corners = np.array([p[0].ImagePositionPatient for p in positions], np.float64)
+    pixels = np.frombuffer(seg.PixelData, np.uint8).copy()
+    frames = pixels[: seg.NumberOfFrames * seg.Rows * seg.Columns].reshape(-1, seg.Rows, seg.Columns)
+    for frame, groups in zip(frames, seg.PerFrameFunctionalGroupsSequence, strict=True):
+        at = np.array(groups.PlanePositionSequence[0].ImagePositionPatient, np.float64)
+        z = int(np.linalg.norm(corners - at, axis=1).argmin())
+        finding = regions[groups.SegmentIdentificationSequence[0].ReferencedSegmentNumber - 1].finding
+        worth = score[z] if probable else np.float32(finding.confidence if finding is not None else 1.0)
+        frame[:] = np.where(frame > 0, np.rint(worth * seg.MaximumFractionalValue), 0)
+    seg.PixelData = pixels.tobytes()
 
 
 def _onto(seg: Any, numbers: Sequence[int], source: DicomImage, dtype: Any) -> NDArray[Any]:
@@ -268,4 +277,6 @@ def _onto(seg: Any, numbers: Sequence[int], source: DicomImage, dtype: Any) -> N
         else:  # LABELMAP
             for k, number in enumerate(numbers):
                 out[k, z] = pixel == number
+    if not source.resampled and source.image.ndim == 3:
+        return out
     return np.stack([source.from_slices(channel) for channel in out])

@@ -77,6 +77,18 @@ def test_scores_that_are_no_probability_give_the_findings_confidence(case, expor
     )
 
 
+@pytest.mark.parametrize("by", ["finding", "class"])
+def test_fractions_are_the_score(exports, tmp_path, by):
+    loaded, _ = exports.two_balls("oblique", tmp_path)
+    ramp = np.linspace(0.5, 1, loaded.image.array[0].size, dtype=np.float32).reshape(loaded.image.geometry.shape)
+    prediction = exports.predicted(loaded, score=ramp)
+    write_seg(tmp_path / "seg.dcm", loaded, prediction, kind="FRACTIONAL", by=by)
+    expected = np.where(prediction.mask > 0, ramp, 0)
+    np.testing.assert_allclose(
+        read_seg(tmp_path / "seg.dcm", loaded).array.max(axis=0), expected, atol=0.5 / 255 + 1e-6
+    )
+
+
 class TestRefused:
     def test_no_finding(self, dicom, exports, tmp_path):
         loaded = read_dicom(dicom.write_series(tmp_path, np.zeros((4, 8, 8), np.int16)))
