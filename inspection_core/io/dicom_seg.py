@@ -239,10 +239,13 @@ def _weigh(
     corners = np.array([p[0].ImagePositionPatient for p in positions], np.float64)
     pixels = np.frombuffer(seg.PixelData, np.uint8).copy()
     frames = pixels[: seg.NumberOfFrames * seg.Rows * seg.Columns].reshape(-1, seg.Rows, seg.Columns)
+    shared = seg.SharedFunctionalGroupsSequence[0]  # holds what is the same for all frames
     for frame, groups in zip(frames, seg.PerFrameFunctionalGroupsSequence, strict=True):
-        at = np.array(groups.PlanePositionSequence[0].ImagePositionPatient, np.float64)
+        place = groups if "PlanePositionSequence" in groups else shared
+        segment = groups if "SegmentIdentificationSequence" in groups else shared
+        at = np.array(place.PlanePositionSequence[0].ImagePositionPatient, np.float64)
         z = int(np.linalg.norm(corners - at, axis=1).argmin())
-        finding = regions[groups.SegmentIdentificationSequence[0].ReferencedSegmentNumber - 1].finding
+        finding = regions[segment.SegmentIdentificationSequence[0].ReferencedSegmentNumber - 1].finding
         worth = score[z] if probable else np.float32(finding.confidence if finding is not None else 1.0)
         frame[:] = np.where(frame > 0, np.rint(worth * seg.MaximumFractionalValue), 0)
     seg.PixelData = pixels.tobytes()
@@ -259,9 +262,8 @@ def _onto(seg: Any, numbers: Sequence[int], source: DicomImage, dtype: Any) -> N
     places = np.array([f.position for f in frames])
     out = np.zeros((len(numbers), len(frames), first.rows, first.columns), dtype)
     shared = seg.SharedFunctionalGroupsSequence[0]
-    pixels = seg.get_frames() if hasattr(seg, "get_frames") else seg.pixel_array
-    pixels = pixels.reshape(-1, seg.Rows, seg.Columns)
-    scale = float(seg.MaximumFractionalValue) if np.dtype(dtype).kind == "f" and pixels.dtype.kind in "ui" else 1.0
+    pixels = seg.get_stored_frames().reshape(-1, seg.Rows, seg.Columns)
+    scale = float(seg.MaximumFractionalValue) if np.dtype(dtype).kind == "f" else 1.0
     for pixel, groups in zip(pixels, seg.PerFrameFunctionalGroupsSequence, strict=True):
         holder = groups if "PlanePositionSequence" in groups else shared
         at = np.array(holder.PlanePositionSequence[0].ImagePositionPatient, float)

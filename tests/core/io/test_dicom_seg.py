@@ -2,6 +2,7 @@
 
 import json
 import subprocess
+from dataclasses import replace
 
 import highdicom as hd
 import numpy as np
@@ -69,12 +70,13 @@ def test_an_unknown_label_is_a_lesion_never_an_organ():
 
 
 def test_scores_that_are_no_probability_give_the_findings_confidence(case, exports):
-    loaded, _, folder = case
-    prediction = exports.predicted(loaded, score=(loaded.image.array[0] / 10).astype(np.float32))
+    loaded, prediction, folder = case
+    large, small = prediction.findings
+    findings = (replace(large, confidence=0.75), replace(small, confidence=0.5))
+    prediction = exports.predicted(loaded, score=(loaded.image.array[0] / 10).astype(np.float32), findings=findings)
     write_seg(folder / "seg.dcm", loaded, prediction, kind="FRACTIONAL")
-    assert read_seg(folder / "seg.dcm", loaded).array.max() == pytest.approx(
-        prediction.findings[0].confidence, abs=0.01
-    )
+    back = read_seg(folder / "seg.dcm", loaded)
+    assert back.array.max(axis=(1, 2, 3)).tolist() == pytest.approx([0.75, 0.5], abs=0.003)
 
 
 @pytest.mark.parametrize("by", ["finding", "class"])
