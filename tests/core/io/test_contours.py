@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from skimage import measure
@@ -34,11 +34,13 @@ def test_one_contour_an_island(name):
     np.testing.assert_array_equal(mask_of(contours, mask.shape), mask)
 
 
+@settings(deadline=None)
 @given(hnp.arrays(bool, st.tuples(st.integers(1, 16), st.integers(1, 16)), elements=st.booleans()))
 def test_there_and_back(mask):
     np.testing.assert_array_equal(mask_of(contours_of(mask), mask.shape), mask)
 
 
+@settings(deadline=None)
 @given(hnp.arrays(bool, st.tuples(st.integers(1, 16), st.integers(1, 16)), elements=st.booleans()))
 def test_the_area_is_that_of_the_pixels_but_for_cut_corners(mask):
     """Marching squares cut an eighth of a pixel off each corner that stands out, and fill one in each that goes in."""
@@ -50,12 +52,22 @@ def test_the_area_is_that_of_the_pixels_but_for_cut_corners(mask):
     assert area <= mask.sum() * 1.5
 
 
+def away_from_edges(polygon, shape, by=1e-3):
+    """Where a pixel's centre lies farther than that from every edge: on an edge the two may differ."""
+    centres = np.stack(np.indices(shape), axis=-1)[:, :, None].astype(float)
+    a, b = polygon, np.roll(polygon, -1, axis=0)
+    length = np.maximum(((b - a) ** 2).sum(axis=1), 1e-12)
+    share = np.clip(((centres - a) * (b - a)).sum(axis=-1) / length, 0, 1)
+    return np.linalg.norm(centres - a - share[..., None] * (b - a), axis=-1).min(axis=-1) > by
+
+
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.floats(-3, 12), st.floats(-3, 12)), min_size=3, max_size=9))
 def test_filling_agrees_with_scikit_image(points):
-    """Corners are kept off the lines of pixel centres, where the two may take what lies on an edge differently."""
-    polygon = np.round(np.array(points) * 7) / 7 + 0.0312345
+    polygon = np.array(points)
+    compared = away_from_edges(polygon, (9, 10))
     expected = measure.grid_points_in_poly((9, 10), polygon)
-    np.testing.assert_array_equal(mask_of([polygon], (9, 10)), expected)
+    np.testing.assert_array_equal(mask_of([polygon], (9, 10))[compared], expected[compared])
 
 
 def test_a_contour_through_pixel_centres_takes_them_in():
