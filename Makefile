@@ -7,8 +7,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 DEMO_OUT ?= demo-output
 # Debian packages that the tests use: a real browser, to look at the report with, and DICOM tools that we did not write.
-SYSTEM_PACKAGES := chromium chromium-driver dcmtk dicom3tools
-SYSTEM_COMMANDS := chromium chromedriver dcmdump dciodvfy
+SYSTEM_PACKAGES := chromium chromium-driver dcmtk dicom3tools plastimatch
+SYSTEM_COMMANDS := chromium chromedriver dcmdump dciodvfy plastimatch
 export INSPECTION_DATA ?= $(abspath ../shared/data)
 
 help:

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 from pydicom import config
 
-LOGGERS = ("pydicom", "nibabel.global")
+LOGGERS = ("pydicom", "highdicom", "nibabel.global")
 _lock = threading.Lock()
 _inside = 0
 _undo: list[Callable[[], None]] = []

@@ -1,6 +1,8 @@
 """What the tests of readers and writers share: where the shared real images lie, and small scans made on the spot."""
 
 import os
+import shutil
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -9,8 +11,11 @@ import pydicom
 import pytest
 from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 
+from inspection_core.findings import find
 from inspection_core.geometry import Geometry
 from inspection_core.image import Image
+from inspection_core.io.dicom import read_dicom
+from inspection_core.prediction import Prediction
 
 ROOT = Path(__file__).parents[3]
 
@@ -143,3 +148,60 @@ def dicom():
         AXIAL=AXIAL, SAGITTAL=SAGITTAL, CORONAL=CORONAL, TURNED=TURNED, slice_dataset=slice_dataset, save=save,
         write_series=write_series, series_affine=series_affine, numbered=numbered, blob_at=blob_at,
     )  # fmt: skip
+
+
+# What the tests of exports share --------------------------------------------------------------------------------------
+
+KINDS = {
+    "axial": {},
+    "sagittal": {"orientation": SAGITTAL},
+    "oblique": {"orientation": TURNED},
+    "flipped": {"orientation": (-1, 0, 0, 0, 1, 0)},
+    "tilted": {"drift": (2.5 * np.tan(np.radians(14)), 0.0)},
+}
+
+
+def predicted(loaded, label="tumour", **changes):
+    """A prediction that is right: the score is the picture itself."""
+    score = (loaded.image.array[0] / 1000).astype(np.float32).clip(0, 1)
+    mask, findings = find(score, 0.5, 0.6, loaded.image.geometry, label=label)
+    given = {
+        "geometry": loaded.image.geometry, "score": score, "mask": mask, "findings": findings, "image_score": 1.0,
+        "p_value": None, "verdict": "NG", "threshold": 0.5, "model_id": "demo", "model_version": "1",
+        "model_sha256": "ab" * 32, "device": "cpu",
+    }  # fmt: skip
+    return Prediction(**(given | changes))
+
+
+def two_balls(kind, folder, **tags):
+    """Write a series of a kind with two balls, a large and a small one; return it read, and where they are.
+
+    The balls lie on no axis or plane of symmetry of the grid, so that any swap or flip of axes shows.
+    """
+    grid = KINDS[kind]
+    affine = series_affine(**grid)
+    centres = [affine[:3, :3] @ i + affine[:3, 3] for i in ([4, 12, 11], [8, 28, 25])]
+    shape = (12, 40, 36)
+    array = blob_at(affine, shape, centres[0], 4.2) + blob_at(affine, shape, centres[1], 3.1)
+    write_series(folder / "series", array, **grid, **tags)
+    return read_dicom(folder / "series"), np.array(centres)
+
+
+def centroid(image, channel):
+    """World centre of what a channel marks."""
+    index = np.argwhere(image.array[channel] > 0.4)
+    return image.geometry.index_to_world(index).mean(axis=0)
+
+
+def tool(name):
+    """Path of a program that others wrote; without it the test is skipped by its name."""
+    found = shutil.which(name) or shutil.which(name, path=str(Path(sys.executable).parent))
+    if found is None:
+        pytest.skip(f"{name} is not installed")
+    return found
+
+
+@pytest.fixture(scope="session")
+def exports():
+    """The helpers above, as one object: ``exports.two_balls(...)``."""
+    return SimpleNamespace(KINDS=KINDS, predicted=predicted, two_balls=two_balls, centroid=centroid, tool=tool)

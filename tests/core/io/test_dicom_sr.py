@@ -1,30 +1,19 @@
-"""The figures of a finding as a TID 1500 report, read back by tools that others wrote."""
-
-import importlib.util
-import json
-import subprocess
-from pathlib import Path
+"""The figures of a finding as a TID 1500 report. What other tools read in it: `test_exports_tools.py`."""
 
 import pydicom
 import pytest
 
 from inspection_core.errors import ReadError, UsageError
-from inspection_core.io.dicom import read_dicom
+from inspection_core.findings import find_labelled
+from inspection_core.io.dicom_regions import regions_of
 from inspection_core.io.dicom_seg import write_seg
 from inspection_core.io.dicom_sr import write_sr
 
-_spec = importlib.util.spec_from_file_location("seg_tests", Path(__file__).with_name("test_dicom_seg.py"))
-seg_tests = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(seg_tests)
-
 
 @pytest.fixture
-def case(dicom, tmp_path):
-    affine = dicom.series_affine()
-    array = dicom.blob_at(affine, (12, 40, 36), affine[:3, :3] @ [5, 20, 18] + affine[:3, 3], 4.2)
-    dicom.write_series(tmp_path / "series", array)
-    loaded = read_dicom(tmp_path / "series")
-    prediction = seg_tests.predicted(loaded)
+def case(exports, tmp_path):
+    loaded, _ = exports.two_balls("axial", tmp_path)
+    prediction = exports.predicted(loaded)
     regions = write_seg(tmp_path / "seg.dcm", loaded, prediction)
     return loaded, prediction, regions, tmp_path
 
@@ -51,39 +40,23 @@ def test_verified_once_a_named_reviewer_signs(case):
     assert sr.VerifyingObserverSequence[0].VerifyingObserverName == "Reader^Rita"
 
 
-def test_dciodvfy_finds_no_error(case):
-    loaded, prediction, regions, folder = case
-    write_sr(folder / "sr.dcm", loaded, prediction, folder / "seg.dcm", regions, site="brain")
-    command = [seg_tests.tool("dciodvfy"), "-new", str(folder / "sr.dcm")]
-    said = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert [line for line in (said.stdout + said.stderr).splitlines() if line.startswith("Error")] == []
-
-
-def test_dcmqi_reads_the_measurements(case):
-    loaded, prediction, regions, folder = case
-    write_sr(folder / "sr.dcm", loaded, prediction, folder / "seg.dcm", regions)
-    command = [
-        seg_tests.tool("tid1500reader"),
-        "--inputDICOM",
-        folder / "sr.dcm",
-        "--outputMetadata",
-        folder / "sr.json",
-    ]
-    subprocess.run([str(c) for c in command], check=True, capture_output=True)
-    (group,) = json.loads((folder / "sr.json").read_text())["Measurements"]
-    values = {i["quantity"]["CodeMeaning"]: float(i["value"]) for i in group["measurementItems"]}
-    assert values["Volume"] == pytest.approx(prediction.findings[0].size, rel=1e-6)
-    assert values["Long Axis"] == pytest.approx(prediction.findings[0].long_axis, rel=1e-6)
-    assert group["TrackingUniqueIdentifier"] == regions[0].tracking_uid
-
-
-def test_dcmtk_reads_it(case):
-    loaded, prediction, regions, folder = case
-    write_sr(folder / "sr.dcm", loaded, prediction, folder / "seg.dcm", regions)
-    said = subprocess.run(
-        [seg_tests.tool("dsrdump"), str(folder / "sr.dcm")], capture_output=True, text=True, check=True
-    )
-    assert "Long Axis" in said.stdout
+def test_figures_of_what_a_person_changed_are_never_those_of_the_model(case):
+    loaded, prediction, _, folder = case
+    mask = prediction.mask.copy()
+    a = prediction.findings[0]
+    mask[a.start[0] : a.stop[0], a.start[1] : a.stop[1], a.start[2] : a.stop[2]] = 1
+    with pytest.raises(UsageError, match="1 of 2 regions were painted or changed"):
+        write_sr(folder / "sr.dcm", loaded, prediction, mask=mask)
+    _, findings = find_labelled(mask, prediction.score, prediction.geometry, ["tumour"])
+    reported = write_sr(folder / "sr.dcm", loaded, prediction, mask=mask, findings=findings, edited=True)
+    before = regions_of(loaded, prediction)[1]
+    assert {r.tracking_uid for r in reported} == {r.tracking_uid for r in before}
+    volumes = {r.tracking_uid: r.finding.size for r in reported}
+    assert volumes[before[0].tracking_uid] > a.size
+    assert volumes[before[1].tracking_uid] == prediction.findings[1].size
+    sr = pydicom.dcmread(folder / "sr.dcm")
+    assert f"{volumes[before[0].tracking_uid]:.6g}" in str(sr)
+    assert "outlines edited by a person" in [e.value for e in sr.iterall() if e.keyword == "TextValue"]
 
 
 def test_refused(case):
@@ -92,6 +65,8 @@ def test_refused(case):
         write_sr(folder / "sr.dcm", loaded, prediction, folder / "seg.dcm", regions, reviewer="Reader^Rita")
     with pytest.raises(UsageError, match="no measured finding"):
         write_sr(folder / "sr.dcm", loaded, prediction, folder / "seg.dcm", [])
+    with pytest.raises(UsageError, match="both its path and the regions"):
+        write_sr(folder / "sr.dcm", loaded, prediction, folder / "seg.dcm")
     (folder / "bad.dcm").write_text("hello")
     with pytest.raises(ReadError, match="is no DICOM SEG"):
         write_sr(folder / "sr.dcm", loaded, prediction, folder / "bad.dcm", regions)
