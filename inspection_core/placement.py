@@ -179,9 +179,11 @@ def restore_classes(
     inside, labels = place.view(score), place.view(mask)
     for rows, values in _slabs(foreground, place, stride, offset):
         total = values.sum(axis=0)
-        best = values.argmax(axis=0)
-        highest = np.take_along_axis(values, best[None], axis=0)[0]
-        labels[rows] = np.where(highest > 1 - total, best + 1, 0)
+        highest = 1 - total
+        for k, value in enumerate(values, start=1):
+            above = value > highest
+            labels[rows][above] = k
+            np.maximum(highest, value, out=highest)
         inside[rows] = np.clip(total, 0, 1)
     return score, mask
 
@@ -208,8 +210,11 @@ def _slabs(
 
 
 def _between(values: NDArray[Any], axis: int, below: NDArray[Any], share: NDArray[np.float32]) -> NDArray[np.float32]:
+    moved = share.any()
+    if not moved and below[-1] - below[0] == below.size - 1:  # one for one: no copy
+        return values[(slice(None),) * axis + (slice(int(below[0]), int(below[-1]) + 1),)]
     low = np.take(values, below, axis=axis).astype(np.float32, copy=False)
-    if share.any():
+    if moved:
         high = np.take(values, np.minimum(below + 1, values.shape[axis] - 1), axis=axis).astype(np.float32, copy=False)
         high -= low
         high *= share.reshape([-1 if a == axis else 1 for a in range(values.ndim)])

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     import torch
 
 GREY = ("grey",)
+RGB = ("red", "green", "blue")
 LUMA = (0.299, 0.587, 0.114)
 """Weights of red, green and blue in grey: ITU-R BT.601, as JPEG and Pillow use."""
 
@@ -303,13 +304,13 @@ def match_channels(image: Image, channels: Sequence[str]) -> tuple[NDArray[Any],
     """
     if tuple(channels) == image.channels:
         return image.array, ()
-    if tuple(channels) == GREY and len(image.channels) == 3:
+    if tuple(channels) == GREY and image.channels == RGB:
         same = all(np.array_equal(image.array[0], other) for other in image.array[1:])
         if same:
             return image.array[:1], ()
         grey = np.tensordot(np.asarray(LUMA, dtype=np.float32), image.array.astype(np.float32), axes=1)
         return grey[None], ("colour image turned to grey, as the model takes",)
-    if len(channels) == 3 and image.channels == GREY:
+    if tuple(channels) == RGB and image.channels == GREY:
         return np.broadcast_to(image.array, (3, *image.geometry.shape)), ()
     by_name = {name.casefold(): k for k, name in enumerate(image.channels)}
     missing = [name for name in channels if name.casefold() not in by_name]
