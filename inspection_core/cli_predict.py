@@ -86,7 +86,11 @@ def predict(
                     written = write_results(Job(out / item.name, opened, prediction, card, wanted))
                 except InspectionError as error:
                     result.fail(error, item.label)
-                    say(f"inspection predict: {error}")
+                    say(
+                        f"inspection predict: {error}"
+                        if item.kind == "picture"
+                        else f"inspection predict: {item.label}: {error}"
+                    )
                 else:
                     result.outputs.extend(map(str, written.files))
                     entry = findings_json(prediction)

@@ -31,7 +31,7 @@ Kind = Literal["picture", "scan", "dicom"]
 SAME_GRID = 1e-3
 """Files of one case lie on one grid where no entry of the affine differs by more than this share of the spacing."""
 _CHANNEL_FILE = re.compile(r"(.+)_(\d{4})(\.nii\.gz|\.nii|\.nrrd|\.mha)", re.IGNORECASE)
-_NOT_DICOM = "is not DICOM."
+_NOT_DICOM = "is not DICOM"
 
 
 @dataclass(frozen=True)
@@ -240,10 +240,10 @@ def _dicom(paths: list[Path], given: Path, choices: Choices) -> Listing:
         known = ", ".join(f"{s.id} (number {s.file.number})" for s in inventory.series[:6])
         refused.append((str(given), f"No series is {choices.series!r} here. There are: {known}."))
     if not inventory.series and len(paths) == 1 and paths[0] == given:
-        reason = next((why for _, why in inventory.others), "holds no image.")
-        if reason.endswith(_NOT_DICOM):
+        reasons = [why for _, why in inventory.others] or [f"{given.name} holds no image"]
+        if len(reasons) == 1 and reasons[0].endswith(_NOT_DICOM):
             return Listing((Input("picture", str(given), "", (given,)),))
-        return Listing((), ((str(given), reason if given.name in reason else f"{given.name} {reason}"),))
+        return Listing((), ((str(given), f"{reasons[0].rstrip('.')}. Give a file or folder of images."),))
     return Listing(tuple(inputs), tuple(refused))
 
 

@@ -286,8 +286,8 @@ def name_channels(image: Image, channels: Sequence[str]) -> Image:
     For files that hold nothing but channels, such as 4-D NIfTI. Another number of channels than the model's is left
     as it is, and `match_channels` then says what is missing.
     """
-    if image.channels == tuple(channels) or len(image.channels) != len(channels):
-        return image
+    if image.channels == tuple(channels) or len(image.channels) != len(channels) or len(channels) == 1:
+        return image  # a lone channel needs no name
     if not all(POSITIONAL.fullmatch(name) for name in image.channels):
         return image
     note = f"channels have no names in the file: taken in order as {', '.join(channels)}"
@@ -324,8 +324,11 @@ def match_channels(image: Image, channels: Sequence[str]) -> tuple[NDArray[Any],
     if len(channels) == len(image.channels) == 1 and POSITIONAL.fullmatch(image.channels[0]):
         return image.array, ()
     some = f" ({', '.join(missing)} missing)" if len(missing) < len(channels) or len(channels) > 1 else ""
+    got = (
+        str(list(image.channels)) if len(image.channels) <= 6 else f"{len(image.channels)}, {image.channels[0]!r} first"
+    )
     raise ReadError(
-        f"{image.name}: the model takes the channels {list(channels)}. Got {list(image.channels)}{some}; "
+        f"{image.name}: the model takes the channels {list(channels)}. Got {got}{some}; "
         "convert the image, or choose a model for such images."
     )
 
