@@ -240,10 +240,10 @@ def _dicom(paths: list[Path], given: Path, choices: Choices) -> Listing:
         known = ", ".join(f"{s.id} (number {s.file.number})" for s in inventory.series[:6])
         refused.append((str(given), f"No series is {choices.series!r} here. There are: {known}."))
     if not inventory.series and len(paths) == 1 and paths[0] == given:
-        reasons = [why for _, why in inventory.others] or [f"{given.name} holds no image"]
-        if len(reasons) == 1 and reasons[0].endswith(_NOT_DICOM):
+        why = [words for _, words in inventory.others] or [f"{given.name} holds no image"]
+        if len(why) == 1 and why[0].endswith(_NOT_DICOM):
             return Listing((Input("picture", str(given), "", (given,)),))
-        return Listing((), ((str(given), f"{reasons[0].rstrip('.')}. Give a file or folder of images."),))
+        return Listing((), ((str(given), f"{why[0].rstrip('.')}. Give a file or folder of images."),))
     return Listing(tuple(inputs), tuple(refused))
 
 
