@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -130,15 +131,30 @@ def write_results(job: Job) -> Written:
 
 
 def _volumes(job: Job) -> list[Path]:
-    """Write mask and scores as NIfTI in the source's frame; a NIfTI source's header is kept."""
+    """Write mask and scores as NIfTI in the source's frame."""
     written = []
+    header = _frame(job.opened.header)
     for name, array in (("mask", job.prediction.mask), ("score", job.prediction.score)):
         path = job.folder / f"{name}.nii.gz"
         kind = np.uint8 if name == "mask" else np.float32
         image = Image(array[None], job.prediction.geometry, (name,))
-        write_nifti(path, image, header=job.opened.header, dtype=kind)
+        write_nifti(path, image, header=header, dtype=kind)
         written.append(path)
     return written
+
+
+def _frame(header: Any) -> Any:
+    """Return a NIfTI header with its forms, codes and unit, but without what tells of the source's values or origin."""
+    if header is None:
+        return None
+    kept = header.copy()
+    kept.extensions.clear()  # may hold a whole DICOM header
+    for name in ("descrip", "aux_file", "intent_name", "db_name", "data_type"):
+        if name in kept.keys():  # noqa: SIM118 - a header is no mapping; NIfTI-2 lacks some
+            kept[name] = b""
+    for name in ("cal_min", "cal_max", "intent_code", "intent_p1", "intent_p2", "intent_p3", "toffset"):
+        kept[name] = 0
+    return kept
 
 
 def _always(_: Job) -> Written:

@@ -185,7 +185,7 @@ def test_a_missing_channel_is_refused_by_name(dicom, band, tmp_path):
 
 
 def test_a_nifti_sources_own_header_comes_back(band, tmp_path):
-    """Codes, both forms and the unit of the source stay, so that viewers lay the mask over it."""
+    """Codes, both forms and the unit of the source stay; what tells of its values or its patient does not."""
     import nibabel as nib
 
     affine = np.array([[-0.9, 0.1, 0, 30], [0.1, 0.9, 0, -20], [0, 0, 2.5, 5], [0, 0, 0, 1.0]])
@@ -193,6 +193,8 @@ def test_a_nifti_sources_own_header_comes_back(band, tmp_path):
     file.set_sform(affine, code=4)
     file.set_qform(affine, code=2)
     file.header.set_xyzt_units("mm")
+    file.header["descrip"], file.header["cal_max"] = b"Secret^Sally", 4000
+    file.header.extensions.append(nib.nifti1.Nifti1Extension("comment", b"Secret^Sally"))
     nib.save(file, tmp_path / "a.nii.gz")
     assert run(tmp_path / "a.nii.gz", "-m", band(), "-o", tmp_path / "out")[0] == 0
     for name in ("mask", "score"):
@@ -200,7 +202,31 @@ def test_a_nifti_sources_own_header_comes_back(band, tmp_path):
         assert made.shape == file.shape
         assert np.array_equal(made.affine, nib.load(tmp_path / "a.nii.gz").affine)
         assert (int(made.header["sform_code"]), int(made.header["qform_code"])) == (4, 2)
+        assert made.header["descrip"].item().decode() == RESEARCH_USE
+        assert (len(made.header.extensions), float(made.header["cal_max"])) == (0, 0)
     assert np.array_equal(np.asarray(nib.load(tmp_path / "out" / "a" / "mask.nii.gz").dataobj), bright() > 0)
+
+
+def test_a_mask_of_a_4d_file_is_3d(band, tmp_path):
+    nifti(tmp_path / "a.nii.gz", np.repeat(bright()[None], 3, 0), tuple("abc"))
+    folder = band(channels=("T1", "FLAIR", "T1c"), parameters={"channel": 2})
+    assert run(tmp_path / "a.nii.gz", "-m", folder, "-o", tmp_path / "out")[0] == 0
+    mask = read_nifti(tmp_path / "out" / "a" / "mask.nii.gz")
+    assert np.array_equal(mask.array, bright()[None] > 0)
+
+
+def test_a_radiograph_is_a_2d_image(dicom, band, tmp_path):
+    pixels = np.zeros((20, 30), np.int16)
+    pixels[5:9, 12:20] = 1000
+    path = dicom.save(dicom.slice_dataset(pixels, (0, 0, 0), Modality="DX"), tmp_path / "hand" / "a.dcm")
+    model = band(view="slices", spacing=(0, 1, 1))
+    code, shown, _ = run(path, "-m", model, "-o", tmp_path / "out", "--format", "png,coco")
+    assert (code, shown.split()[0]) == (0, "finding")
+    (folder,) = (tmp_path / "out").iterdir()
+    assert sorted(p.name for p in folder.iterdir()) == ["coco.json", "findings.json", "mask.png", "score.tiff"]
+    (finding,) = json.loads((folder / "findings.json").read_text())["findings"]
+    assert finding["size_unit"] == "mm2"
+    assert finding["centroid_index"] == pytest.approx([6.5, 15.5], abs=0.5)
 
 
 def test_the_overlay_says_what_it_is_not_for(band, tmp_path):
