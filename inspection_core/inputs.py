@@ -62,6 +62,8 @@ class Input:
         The files; several where each holds a channel.
     volume
         Of DICOM: the volume.
+    given
+        The path that the user gave, under which it was found.
     """
 
     kind: Kind
@@ -69,6 +71,7 @@ class Input:
     name: str
     files: tuple[Path, ...]
     volume: Volume | None = None
+    given: Path = Path()
 
 
 @dataclass(frozen=True, eq=False)
@@ -127,7 +130,7 @@ def list_inputs(paths: Sequence[Path], choices: Choices | None = None) -> Listin
             listing = Listing((Input("picture", str(path), "", (path,)),))
         else:
             listing = _dicom([path], path, choices)
-        found += [i for i in listing.inputs if i.kind == "dicom" or i.files[0] not in files]
+        found += [replace(i, given=path) for i in listing.inputs if i.kind == "dicom" or i.files[0] not in files]
         files += [f for i in listing.inputs if i.kind != "dicom" for f in i.files]
         refused += listing.refused
     return Listing(tuple(_named(found)), tuple(refused))
@@ -153,14 +156,14 @@ def for_channels(listing: Listing, channels: Sequence[str]) -> Listing:
     inputs: list[Input] = []
     refused = list(listing.refused)
     seen: set[Path] = set()
+    studies: dict[Path, list[Input]] = {}  # series that hold one of the channels each, by the path that was given
     for item in listing.inputs:
+        if item.volume is not None and len(item.volume.channels) * item.volume.file.samples != len(channels):
+            studies.setdefault(item.given, []).append(item)
+            continue
         match = _CHANNEL_FILE.fullmatch(item.files[0].name) if item.kind == "scan" else None
         if match is None:
-            whole = item.volume is None or len(item.volume.channels) * item.volume.file.samples == len(channels)
-            if whole:
-                inputs.append(item)
-            else:
-                refused.append((item.label, _one_of_several(channels)))
+            inputs.append(item)
             continue
         folder, (case, _, suffix) = item.files[0].parent, match.groups()
         if folder / case in seen:
@@ -173,7 +176,8 @@ def for_channels(listing: Listing, channels: Sequence[str]) -> Listing:
                 (str(folder / case), f"{case} lacks {', '.join(missing)}; the model takes {_list(channels)}.")
             )
         else:
-            inputs.append(Input("scan", str(folder / f"{case}{suffix}"), "", files))
+            inputs.append(Input("scan", str(folder / f"{case}{suffix}"), "", files, None, item.given))
+    refused += [(str(path), _one_of_several(len(series), channels)) for path, series in studies.items()]
     return Listing(tuple(_named(inputs)), tuple(refused))
 
 
@@ -247,15 +251,15 @@ def _dicom(paths: list[Path], given: Path, choices: Choices) -> Listing:
     return Listing(tuple(inputs), tuple(refused))
 
 
-def _one_of_several(channels: Sequence[str]) -> str:
-    """Say that one series is not enough.
+def _one_of_several(series: int, channels: Sequence[str]) -> str:
+    """Say that series of one channel are not enough.
 
-    Where a model takes several channels, the series of a folder's studies are to be matched to them by their headers
-    and read onto one grid. This is the place to do so: from the listing's DICOM inputs to one input a study.
+    The reader of studies belongs here: what lies under the path becomes one input, whose image holds the model's
+    channels on one grid, matched by their headers.
     """
     return (
-        f"The model takes the channels {_list(channels)}, and one series holds one of them. Bring them to one grid, "
-        "and give them as one 4-D NIfTI or as CASE_0000.nii.gz, CASE_0001.nii.gz, ... in this order."
+        f"The model takes the channels {_list(channels)}, and each of the {series} series here holds one at most. "
+        "Bring them to one grid, and give one 4-D NIfTI or CASE_0000.nii.gz, CASE_0001.nii.gz, ... in this order."
     )
 
 

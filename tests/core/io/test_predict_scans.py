@@ -178,7 +178,7 @@ def test_a_missing_channel_is_refused_by_name(dicom, band, tmp_path):
     assert code == 1
     assert "p lacks FLAIR (p_0001.nii.gz); the model takes T1, FLAIR, T1c." in said
     assert "(T1, FLAIR, T1c missing)" in said
-    assert "takes the channels T1, FLAIR, T1c, and one series holds one of them" in said
+    assert "takes the channels T1, FLAIR, T1c, and each of the 1 series here holds one at most" in said
     nifti(tmp_path / "p_0001.nii.gz")
     code, shown, _ = run(tmp_path / "p_0000.nii.gz", "-m", folder, "-o", tmp_path / "out")
     assert (code, shown.split()[0]) == (0, "finding")
