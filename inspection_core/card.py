@@ -19,6 +19,13 @@ CARD_NAME = "card.toml"
 SCHEMA_VERSION = 1
 Scalar = str | int | float | bool
 T = TypeVar("T")
+VIEWS = {"image": 2, "slices": 2, "volume": 3}
+"""What a network looks at, and the number of axes of its input."""
+BLENDS = ("linear", "gaussian")
+NORMALISATIONS = ("window", "z-score", "percentile")
+FOREGROUNDS = ("all", "nonzero")
+WORLD_AXES = {"L": 0, "R": 0, "P": 1, "A": 1, "S": 2, "I": 2}
+"""World axis of each letter; L, P and S are its positive direction."""
 
 
 class Table(dict[str, Any]):
@@ -55,6 +62,33 @@ class Preparation:
         Largest side of one window at inference, in pixels; larger images go through overlapping tiles.
     overlap
         Share of a tile that it shares with its neighbour, in [0, 1).
+    view
+        What the network looks at: ``"image"``, 2-D images; ``"slices"``, the planes of a volume (a 2-D image is a
+        volume of one plane); ``"volume"``, blocks of a volume. All entries below are for the latter two.
+    orientation
+        Where x, y and z of the array point to before the network sees it, as three letters of L or R, P or A, S or I:
+        ``"LPS"`` is a plain axial scan. Arrays are turned by whole axes, never resampled for it, so that the order in
+        which a file stores its voxels changes nothing. Empty leaves them as stored.
+    neighbours
+        For ``"slices"``: planes on each side that the network sees too. The channels of plane -k come first, then those
+        of -k + 1, and so on; beyond the volume its outermost plane is repeated.
+    window_size
+        Fixed size of one window, in index order, ``(h, w)`` for slices and ``(d, h, w)`` for volumes; smaller inputs
+        are padded to it with zeros. Empty takes `tile` on every axis.
+    blend
+        How overlapping windows are joined: weights that fall linearly over the overlap, or a Gaussian over the window
+        with a standard deviation of an eighth of it, as nnU-Net and MONAI do.
+    normalise
+        ``"window"`` maps `window` to 0 and 1. ``"z-score"`` takes mean and standard deviation, ``"percentile"`` maps
+        `percentiles` to 0 and 1, both of each channel of the volume at hand: for MR, whose values have no unit.
+    percentiles
+        Low and high, in [0, 100].
+    foreground
+        Voxels that these figures are taken from: ``"all"``, or ``"nonzero"``, and then voxels of 0 stay 0.
+    clip
+        Clip to 0 and 1 after ``"window"`` and ``"percentile"``.
+    crop
+        Look only at the box around what is not zero in any channel; outside it is background.
     """
 
     window: tuple[float, float] = (0.0, 255.0)
@@ -64,6 +98,16 @@ class Preparation:
     multiple: int = 32
     tile: int = 768
     overlap: float = 0.25
+    view: Literal["image", "slices", "volume"] = "image"
+    orientation: str = "LPS"
+    neighbours: int = 0
+    window_size: tuple[int, ...] = ()
+    blend: Literal["linear", "gaussian"] = "linear"
+    normalise: Literal["window", "z-score", "percentile"] = "window"
+    percentiles: tuple[float, float] = (0.5, 99.5)
+    foreground: Literal["all", "nonzero"] = "all"
+    clip: bool = False
+    crop: bool = False
 
     def __post_init__(self) -> None:
         low, high = self.window
@@ -76,6 +120,30 @@ class Preparation:
                 "The inference size needs short_side >= 0, scale > 0 and tile >= multiple >= 1. "
                 f"Got {self.short_side}, {self.scale}, {self.tile}, {self.multiple}."
             )
+        self._check_scans()
+
+    def _check_scans(self) -> None:
+        if self.view not in VIEWS:
+            raise ModelError(f"A view is one of {list(VIEWS)}. Got {self.view!r}.")
+        if self.orientation and sorted(WORLD_AXES.get(letter, 9) for letter in self.orientation) != [0, 1, 2]:
+            raise ModelError(
+                "An orientation is one letter each of L or R, P or A, and S or I, such as LPS, or empty. "
+                f"Got {self.orientation!r}."
+            )
+        if self.neighbours < 0 or (self.neighbours and self.view != "slices"):
+            raise ModelError(f'Neighbours are 0 or more, and of the view "slices". Got {self.neighbours}.')
+        if self.window_size and (
+            len(self.window_size) != VIEWS[self.view] or any(n < 1 or n % self.multiple for n in self.window_size)
+        ):
+            raise ModelError(
+                f"The window of the view {self.view!r} has {VIEWS[self.view]} sides, multiples of {self.multiple}. "
+                f"Got {list(self.window_size)}."
+            )
+        if not 0 <= self.percentiles[0] < self.percentiles[1] <= 100:
+            raise ModelError(f"Percentiles are (low, high) with 0 <= low < high <= 100. Got {self.percentiles}.")
+        for name, known in (("blend", BLENDS), ("normalise", NORMALISATIONS), ("foreground", FOREGROUNDS)):
+            if getattr(self, name) not in known:
+                raise ModelError(f"{name} is one of {list(known)}. Got {getattr(self, name)!r}.")
 
 
 @dataclass(frozen=True)
@@ -158,9 +226,12 @@ class ModelCard:
     score
         What the score means: range, direction, unit.
     classes
-        Label names, without the background.
+        Label names, without the background; label 1 first.
+    site
+        What is scanned, such as ``"brain"``, for coded reports; empty where it is not fixed.
     spacing
-        Voxel spacing in mm that the network expects, in index order; empty where it works in pixels.
+        Voxel spacing in mm that the network expects, in index order of the oriented array, for the views "slices"
+        and "volume"; 0 keeps an axis as it is. Empty where it works in pixels.
     parameters
         The architecture's own settings.
     intended_use, limits, licence
@@ -194,6 +265,7 @@ class ModelCard:
     metrics: Mapping[str, Scalar | tuple[Scalar, ...]] = field(default_factory=dict)
     weights: str = "weights.safetensors"
     weights_sha256: str = ""
+    site: str = ""
     schema_version: int = SCHEMA_VERSION
 
     def __post_init__(self) -> None:
@@ -205,6 +277,10 @@ class ModelCard:
             raise ModelError(f'A task is "anomaly" or "segmentation". Got {self.task!r}.')
         if not self.channels:
             raise ModelError("A model takes at least one channel. Got none in `channels`.")
+        if self.preparation.view != "image" and (
+            len(self.spacing) not in (0, 3) or any(not (math.isfinite(s) and s >= 0) for s in self.spacing)
+        ):
+            raise ModelError(f"A spacing is three numbers of mm, 0 to keep an axis, or empty. Got {self.spacing}.")
         for name in ("parameters", "training", "metrics"):  # own copies
             object.__setattr__(self, name, Table(getattr(self, name)))
 
@@ -304,6 +380,8 @@ def _convert(kind: Any, value: Any, where: str) -> Any:
         return float(value)
     if kind in (str, int) and (not isinstance(value, kind) or isinstance(value, bool)):
         raise ModelError(f"{where} must be {'text' if kind is str else 'a whole number'}. Got {value!r}.")
+    if kind is bool and not isinstance(value, bool):
+        raise ModelError(f"{where} must be true or false. Got {value!r}.")
     if kind is float:
         raise ModelError(f"{where} must be a number. Got {value!r}.")
     if origin is Mapping:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from inspection_core import __version__, cli_scans
+from inspection_core import __version__, cli_predict, cli_scans
 from inspection_core.errors import InspectionError, UsageError
 
 if TYPE_CHECKING:
@@ -222,55 +222,7 @@ def fit(
         )
 
 
-@app.command()
-def predict(
-    paths: Annotated[list[Path], typer.Argument(help="Images, or folders of images.")],
-    model: ModelName,
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the results, one folder an input.")],
-    formats: Annotated[str, typer.Option("--format", help="Further formats, with commas: png, coco.")] = "png",
-    device: DeviceName = "auto",
-    json: Json = None,
-) -> None:
-    """Say what a model finds in images: mask, score map and findings for each."""
-    with outcome("predict", json) as result:
-        from inspection_core.engine import Engine
-        from inspection_core.infer import predict as run
-        from inspection_core.io.raster import list_images, read_raster
-        from inspection_core.io.results import check_formats, findings_json, folder_names, write_prediction
-
-        wanted = check_formats([f.strip() for f in formats.split(",") if f.strip()])
-        inputs = [p for path in paths for p in (list_images(path) if path.is_dir() else [path])]
-        if not inputs:
-            raise UsageError(f"Found no PNG, JPEG, TIFF, BMP or WebP image in {', '.join(map(str, paths))}.")
-        result.inputs.extend(map(str, inputs))
-        loaded = Engine(device).load(model)
-        predictions = []
-        with progress_bars() as show:
-            for done, (path, name) in enumerate(zip(inputs, folder_names(inputs), strict=True), start=1):
-                try:
-                    prediction = run(read_raster(path), loaded)
-                    result.outputs.extend(map(str, write_prediction(out / name, prediction, wanted)))
-                except InspectionError as error:
-                    result.fail(error, path)
-                    say(f"inspection predict: {error}")
-                else:
-                    entry = findings_json(prediction)
-                    predictions.append({k: entry[k] for k in ("source", "image_score", "p_value", "verdict")})
-                    result.warnings.extend(f"{path}: {w}" for w in prediction.warnings)
-                    if len(inputs) <= 20:
-                        show_prediction(prediction)
-                show("predicting", done, len(inputs))
-        result.extra["predictions"] = predictions
-        console().print(f"{len(predictions)} of {len(inputs)} images: {out}")
-
-
-def show_prediction(prediction: Any) -> None:
-    """Print one line for an image: verdict, score, what the p-value means, findings."""
-    p = "" if prediction.p_value is None else f"  p {prediction.p_value:.3g}"
-    name = prediction.source.name if prediction.source else "image"
-    console().print(
-        f"{prediction.verdict:6}  score {prediction.image_score:.4g}{p}  {len(prediction.findings)} findings  {name}",
-    )
+cli_predict.register(app)
 
 
 @app.command()

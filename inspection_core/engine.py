@@ -6,7 +6,7 @@ import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +15,8 @@ from inspection_core import device as devices
 from inspection_core.card import CARD_NAME, ModelCard
 from inspection_core.device import Device
 from inspection_core.errors import ModelError
-from inspection_core.models import Predictor, Scores, load_predictor
+from inspection_core.models import Predictor, Scores, Segmenter, load_predictor
+from inspection_core.sweep import sweep
 from inspection_core.tiling import Stitcher, Window, windows
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ class Grid:
     Parameters
     ----------
     score
-        float32 ``(h', w')``.
+        float32 ``(h', w')``, or ``(d', h', w')`` of a volume.
     neighbour
         int64 ``(h', w')``, number of the nearest reference, or None.
     """
@@ -66,9 +67,43 @@ class LoadedModel:
             # What ran on a lower rung stays there until the next run, which moves it back where there is room.
             return devices.on_ladder(self.device, lambda rung: self._run(pixels, rung))
 
+    def run_classes(self, pixels: torch.Tensor) -> tuple[NDArray[Any], Device]:
+        """Send prepared pixels ``(C, [d,] h, w)`` through a network that segments.
+
+        Returns
+        -------
+        foreground, device
+            float16 ``(K, d', h', w')`` probabilities of the card's classes without the background, and the rung.
+
+        Raises
+        ------
+        ModelError
+            If the network gives another number of classes than the card names.
+        """
+        with self._lock:
+            return devices.on_ladder(self.device, lambda rung: self._run_classes(pixels, rung))
+
+    def _run_classes(self, pixels: torch.Tensor, device: Device) -> NDArray[Any]:
+        network = cast("Segmenter", self.predictor)
+        network.to(device)
+        volume = pixels if pixels.ndim == 4 else pixels[:, None]
+        stitched = sweep(
+            network,
+            volume,
+            device,
+            self.card.preparation,
+            network.stride,
+            1 + len(self.card.classes),
+            np.float16,
+        )
+        return stitched[1:]
+
     def _run(self, pixels: torch.Tensor, device: Device) -> Grid:
         self.predictor.to(device)
         preparation = self.card.preparation
+        if preparation.view != "image":
+            network, stride = self.predictor, self.predictor.stride
+            return Grid(sweep(lambda b: network(b).map[:, None], pixels, device, preparation, stride, 1)[0], None)
         return run_windows(self.predictor, pixels, device, preparation.tile, preparation.overlap, preparation.multiple)
 
 

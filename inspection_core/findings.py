@@ -14,7 +14,7 @@ extent at right angles to it in that slice. Parts of a region that a slice shows
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -144,9 +144,39 @@ def find_labelled(
             f"Labels are whole numbers from 0 to {len(classes)}, one for each class of the card: {list(classes)}. "
             f"Got {labels.dtype} from {labels.min()} to {labels.max()}; compare the card's classes with the model."
         )
-    regions = _connected(labels.astype(np.uint8))
-    table = _measure(regions, score, labels).where(min_size, -np.inf)
-    return table.mask(regions), _findings(table, geometry, classes, np.clip(table.mean, 0, 1), None)
+    mask = np.zeros(labels.shape, np.uint8)
+    box = _box(labels)
+    if box is None:
+        return mask, ()
+    # Numbering regions takes 8 bytes a voxel or more; findings fill a small part of a scan.
+    start = [line.start for line in box]
+    inside = labels[box].astype(np.uint8)
+    regions = _connected(inside)
+    table = _measure(regions, np.ascontiguousarray(score[box]), inside).where(min_size, -np.inf)
+    mask[box] = table.mask(regions)
+    found = _findings(table, geometry.cropped(start, inside.shape), classes, np.clip(table.mean, 0, 1), None)
+    return mask, tuple(_moved(f, start) for f in found)
+
+
+def _box(labels: NDArray[Any]) -> tuple[slice, ...] | None:
+    """Return the box around everything but 0, or None."""
+    lines = []
+    for axis in range(labels.ndim):
+        some = np.flatnonzero(labels.any(axis=tuple(a for a in range(labels.ndim) if a != axis)))
+        if some.size == 0:
+            return None
+        lines.append(slice(int(some[0]), int(some[-1]) + 1))
+    return tuple(lines)
+
+
+def _moved(finding: Finding, start: Sequence[int]) -> Finding:
+    """Return a finding of a part of a grid as one of the whole; its place in the world is the same."""
+    return replace(
+        finding,
+        start=tuple(a + s for a, s in zip(finding.start, start, strict=True)),
+        stop=tuple(a + s for a, s in zip(finding.stop, start, strict=True)),
+        centroid_index=tuple(a + s for a, s in zip(finding.centroid_index, start, strict=True)),
+    )
 
 
 def _highest(score: NDArray[np.floating[Any]], geometry: Geometry) -> float:

@@ -14,10 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from inspection_core.calibrate import p_value, p_values
+from inspection_core.device import Device
 from inspection_core.engine import Grid, LoadedModel
-from inspection_core.findings import find
+from inspection_core.errors import ModelError
+from inspection_core.findings import find, find_labelled
 from inspection_core.image import Image
 from inspection_core.models import Explaining
+from inspection_core.placement import Placement, restore_classes, restore_map
 from inspection_core.prediction import Finding, Prediction
 from inspection_core.prepare import Prepared, prepare, restore
 from inspection_core.threshold import cuts, map_cuts, verdict
@@ -71,11 +74,12 @@ def measure(image: Image, model: LoadedModel) -> Measured:
     grid, rung = model.run(prepared.pixels)
     clock.lap("infer")
     predictor = model.predictor
-    score = restore(grid.score, prepared.shape, prepared.source, predictor.stride, predictor.offset)
+    if prepared.placement is None:
+        score = restore(grid.score, prepared.shape, prepared.source, predictor.stride, predictor.offset)
+    else:
+        score = restore_map(grid.score, prepared.placement, *_steps(model)).reshape(prepared.source)
     clock.lap("restore")
-    warnings = prepared.warnings
-    if rung != model.device:
-        warnings = (*warnings, f"memory ran short: done on {rung.name} with a batch of {rung.batch}")
+    warnings = (*prepared.warnings, *_short_of_memory(model, rung))
     return Measured(
         score=score,
         image_score=top_mean(grid.score, float(cast("Any", model.card.parameters.get("top", 0.0)))),
@@ -94,7 +98,7 @@ def predict(image: Image, model: LoadedModel) -> Prediction:
     Parameters
     ----------
     image
-        2-D, grey or RGB.
+        2-D or 3-D, as the model's card says.
     model
         From `inspection_core.engine.Engine.load`.
 
@@ -109,7 +113,11 @@ def predict(image: Image, model: LoadedModel) -> Prediction:
         If the image is none that the model can take.
     DeviceError
         If memory ran out on every rung of the ladder.
+    ModelError
+        If the network does not give what its card says.
     """
+    if model.card.task == "segmentation":
+        return _segment(image, model)
     measured = measure(image, model)
     clock = Clock()
     card = model.card
@@ -144,6 +152,60 @@ def predict(image: Image, model: LoadedModel) -> Prediction:
         warnings=(*measured.warnings, *cut.warnings),
         source=image.source,
     )
+
+
+def _segment(image: Image, model: LoadedModel) -> Prediction:
+    """Predict with a network that gives class probabilities: the mask is the most probable class of each voxel."""
+    card = model.card
+    if card.policy.kind != "band":
+        raise ModelError(
+            f'The model {card.id} segments, so its policy is "band". Got {card.policy.kind!r} on its card.'
+        )
+    clock = Clock()
+    prepared = prepare(image, card)
+    clock.lap("prepare")
+    foreground, rung = model.run_classes(prepared.pixels)
+    place = prepared.placement or Placement.plain(prepared.source, prepared.shape)
+    notes = (*prepared.warnings, *_short_of_memory(model, rung))
+    del prepared  # the largest array of all
+    clock.lap("infer")
+    score, labels = restore_classes(foreground, place, *_steps(model))
+    del foreground
+    clock.lap("restore")
+    shape = image.geometry.shape
+    mask, findings = find_labelled(labels.reshape(shape), score.reshape(shape), image.geometry, card.classes)
+    cut = cuts(card.policy, card.calibration)
+    image_score = max((f.confidence for f in findings), default=0.0)
+    clock.lap("findings")
+    return Prediction(
+        geometry=image.geometry,
+        score=score.reshape(shape),
+        mask=mask,
+        findings=findings,
+        image_score=image_score,
+        p_value=None,
+        verdict=verdict(image_score, cut),
+        threshold=cut.ng,
+        model_id=card.id,
+        model_version=card.version,
+        model_sha256=card.weights_sha256,
+        device=str(rung),
+        timings=clock.laps,
+        warnings=(*notes, *cut.warnings),
+        source=image.source,
+    )
+
+
+def _steps(model: LoadedModel) -> tuple[tuple[int, ...], tuple[float, ...]]:
+    """Return stride and offset of each axis of a volume; slices are not strided over."""
+    stride, offset = model.predictor.stride, model.predictor.offset
+    if model.card.preparation.view == "volume":
+        return (stride,) * 3, (offset,) * 3
+    return (1, stride, stride), (0.0, offset, offset)
+
+
+def _short_of_memory(model: LoadedModel, rung: Device) -> tuple[str, ...]:
+    return () if rung == model.device else (f"memory ran short: done on {rung.name} with a batch of {rung.batch}",)
 
 
 def top_mean(values: NDArray[np.floating[Any]], share: float) -> float:

@@ -1,13 +1,16 @@
 """From an image to a network's input, and from its output back to the image's own grid.
 
 `restore` undoes the geometry of `prepare`: a value on the network's grid comes back at the place in the source that it
-was computed from, whatever the network's stride and the shift of its padding.
+was computed from, whatever the network's stride and the shift of its padding. Volumes are placed by
+`inspection_core.placement`, which restores them too.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import math
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,16 +19,24 @@ from numpy.typing import NDArray
 from inspection_core.card import ModelCard, Preparation
 from inspection_core.errors import ReadError
 from inspection_core.image import Image
+from inspection_core.placement import Placement, orient, resize
 
 if TYPE_CHECKING:
     import torch
 
 GREY = ("grey",)
+RGB = ("red", "green", "blue")
 LUMA = (0.299, 0.587, 0.114)
 """Weights of red, green and blue in grey: ITU-R BT.601, as JPEG and Pillow use."""
 
 MAX_ASPECT = 16
 """Images longer than this many times their short side are not enlarged further; a 1 x 20,000 strip stays a strip."""
+
+
+MAX_VOXELS = 1 << 31
+"""Of a network's whole input, all channels together: 8 GiB of float32."""
+POSITIONAL = re.compile(r"grey|volume \d+|t = \S+ s")
+"""Channel names that say no more than a channel's place in its file."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,20 +46,23 @@ class Prepared:
     Parameters
     ----------
     pixels
-        float32 tensor ``(C, h, w)`` on the CPU, intensity window mapped to 0 and 1.
+        float32 tensor on the CPU, normalised: ``(C, h, w)`` for the view "image", else ``(C, d, h, w)``.
     source
-        Spatial shape ``(y, x)`` of the source image.
+        Spatial shape of the source image.
     warnings
         What was adapted, in plain words.
+    placement
+        Where the source lies on that grid; None for the view "image", which is only resized.
     """
 
     pixels: torch.Tensor
     source: tuple[int, ...]
     warnings: tuple[str, ...] = ()
+    placement: Placement | None = None
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Shape ``(h, w)`` of the inference grid."""
+        """Spatial shape of the inference grid."""
         return tuple(self.pixels.shape[1:])
 
 
@@ -70,14 +84,15 @@ def prepare(image: Image, card: ModelCard) -> Prepared:
     Parameters
     ----------
     image
-        ``(C, y, x)``, grey or RGB, in the type that the model was made from.
+        ``(C, y, x)``, grey or RGB, in the type that the model was made from; ``(C, z, y, x)`` for models of scans.
     card
         Supplies channels, intensity window and inference size.
 
     Returns
     -------
     Prepared
-        Resized with anti-aliasing; aspect kept but for rounding to whole multiples of the network's stride.
+        Resized with anti-aliasing; aspect kept but for rounding to whole multiples of the network's stride. For the
+        views "slices" and "volume" see `prepare_volume`.
 
     Raises
     ------
@@ -88,14 +103,11 @@ def prepare(image: Image, card: ModelCard) -> Prepared:
     import torch.nn.functional as F
 
     preparation = card.preparation
+    if preparation.view != "image":
+        return prepare_volume(image, card)
     if image.ndim != 2:
         raise ReadError(f"{image.name}: the model {card.id} takes 2-D images. Got {image.ndim} spatial axes.")
-    kind = str(image.array.dtype)
-    if preparation.dtype and kind != preparation.dtype:
-        raise ReadError(
-            f"{image.name}: the model {card.id} was made from {preparation.dtype} images and its intensity window "
-            f"{preparation.window} fits no other type. Got {kind}; convert the image, or fit a model on such images."
-        )
+    _check_type(image, card)
     array, warnings = match_channels(image, card.channels)
     size = inference_shape(image.geometry.shape, preparation)
     low, high = preparation.window
@@ -108,6 +120,180 @@ def prepare(image: Image, card: ModelCard) -> Prepared:
     return Prepared(pixels, image.geometry.shape, (*image.notes, *warnings))
 
 
+def _check_type(image: Image, card: ModelCard) -> None:
+    kind, preparation = str(image.array.dtype), card.preparation
+    if preparation.dtype and kind != preparation.dtype:
+        raise ReadError(
+            f"{image.name}: the model {card.id} was made from {preparation.dtype} images and its intensity window "
+            f"{preparation.window} fits no other type. Got {kind}; convert the image, or fit a model on such images."
+        )
+
+
+def prepare_volume(image: Image, card: ModelCard) -> Prepared:
+    """Bring a scan to the inference grid of a model of volumes, or of their slices.
+
+    Channels are found by name, normalised on the source's own voxels, turned to the card's orientation, cut to the
+    foreground if the card says so, resized to its spacing, and padded at the ends to what the network takes.
+
+    Parameters
+    ----------
+    image
+        ``(C, z, y, x)``, or ``(C, y, x)``, which is a volume of one slice.
+    card
+        With the view ``"slices"`` or ``"volume"``.
+
+    Returns
+    -------
+    Prepared
+        Pixels ``(C, d, h, w)``, with their placement.
+
+    Raises
+    ------
+    ReadError
+        If a channel is missing, or the image is none that the model can take.
+    """
+    import torch
+
+    preparation = card.preparation
+    if image.ndim == 2 and preparation.view == "volume":
+        raise ReadError(f"{image.name}: the model {card.id} takes volumes. Got a 2-D image; give the whole series.")
+    _check_type(image, card)
+    array, warnings = match_channels(image, card.channels)
+    if image.ndim == 2:
+        array = array[:, None]
+    axes, flips = ((0, 1, 2), (False,) * 3) if image.ndim == 2 else orient(image.geometry, preparation.orientation)
+    source = tuple(array.shape[1:])
+    shape = tuple(source[a] for a in axes)
+    place = Placement(source, axes, flips, (0, 0, 0), shape, shape, shape)
+    if preparation.crop:
+        place = _cropped(place, array)
+    spacing = (0.0, *image.geometry.spacing) if image.ndim == 2 else image.geometry.spacing
+    resized, said = volume_shape(place.size, [spacing[a] for a in axes], image.geometry.unit, card)
+    padded = _padded(resized, preparation)
+    if len(array) * math.prod(padded) > MAX_VOXELS:
+        raise ReadError(
+            f"{image.name}: at the model's spacing this scan of {shape} would be {padded} voxels, which is too large. "
+            "Check the spacing in the file, or give a part of the scan."
+        )
+    place = replace(place, resized=resized, padded=padded)
+    pixels = torch.zeros((len(array), *padded), dtype=torch.float32)
+    bad = 0
+    for target, channel in zip(pixels, array, strict=True):
+        shift, gain, broken = _normalisation(channel, preparation)
+        bad += broken
+        planes = _normalised(place.view(channel), shift, gain, preparation)
+        resize(planes, place.size[0], target[tuple(slice(n) for n in resized)])
+    if bad:
+        said = (*said, f"{bad} voxels are not finite: taken as 0")
+    return Prepared(pixels, image.geometry.shape, (*image.notes, *warnings, *said), place)
+
+
+def volume_shape(
+    shape: Sequence[int], spacing: Sequence[float], unit: str, card: ModelCard
+) -> tuple[tuple[int, ...], tuple[str, ...]]:
+    """Return the shape of an oriented volume on a model's grid before padding, and what a user should know.
+
+    `spacing` is that of the volume in `unit`, both in index order. With a spacing on the card each axis is scaled to
+    it. Without, slices are scaled in their plane by ``short_side`` or ``scale``, and volumes by ``scale``.
+    """
+    preparation = card.preparation
+    if any(card.spacing):
+        if unit != "mm":
+            wanted = " x ".join(f"{s:g}" if s else "any" for s in card.spacing)
+            return tuple(shape), (f"no spacing is known: not scaled to the model's {wanted} mm, results may be poor",)
+        pairs = zip(shape, spacing, card.spacing, strict=True)
+        return tuple(max(1, round(n * s / want)) if want and s else n for n, s, want in pairs), ()
+    factors = [preparation.scale] * 3
+    if preparation.view == "slices":
+        if preparation.short_side:
+            factor = preparation.short_side / min(shape[1:])
+            factors = [min(factor, max(1.0, MAX_ASPECT * preparation.short_side / max(shape[1:])))] * 3
+        factors[0] = 1.0
+    return tuple(max(1, round(n * f)) for n, f in zip(shape, factors, strict=True)), ()
+
+
+def _padded(shape: Sequence[int], preparation: Preparation) -> tuple[int, ...]:
+    m = preparation.multiple
+    least = (0,) * (3 - len(preparation.window_size)) + preparation.window_size if preparation.window_size else (0,) * 3
+    out = [max(-(-n // m) * m, w) for n, w in zip(shape, least, strict=True)]
+    return (shape[0], *out[1:]) if preparation.view == "slices" else tuple(out)
+
+
+def _cropped(place: Placement, array: NDArray[Any]) -> Placement:
+    """Return the placement cut to the box around what is not 0 in any channel; uncut where all is 0."""
+    seen = [np.zeros(n, bool) for n in place.size]
+    for channel in array:
+        for z, plane in enumerate(place.view(channel)):
+            some = np.nan_to_num(plane) != 0 if plane.dtype.kind == "f" else plane != 0
+            seen[0][z] |= some.any()
+            seen[1] |= some.any(axis=1)
+            seen[2] |= some.any(axis=0)
+    if not seen[0].any():
+        return place
+    bounds = [(int(line.argmax()), line.size - int(line[::-1].argmax())) for line in seen]
+    return replace(place, start=tuple(a for a, _ in bounds), size=tuple(b - a for a, b in bounds))
+
+
+def _normalisation(channel: NDArray[Any], preparation: Preparation) -> tuple[float, float, int]:
+    """Return shift and gain, so that ``(value - shift) * gain`` is the network's, and how many voxels are not finite.
+
+    Means are taken plane by plane: a copy of the channel in float64 would be the largest array of all.
+    """
+    bad = 0
+    if channel.dtype.kind == "f":
+        bad = sum(int(plane.size - np.isfinite(plane).sum()) for plane in channel)
+    low, high = preparation.window
+    if preparation.normalise == "window":
+        return low, 1 / (high - low), bad
+    if preparation.normalise == "percentile":
+        values = _counted(channel, preparation) if bad or preparation.foreground != "all" else channel
+        low, high = (float(v) for v in np.percentile(values, preparation.percentiles)) if values.size else (0.0, 1.0)
+        return low, 1 / (high - low) if high > low else 1.0, bad
+    parts = [_counted(plane, preparation) for plane in channel] if channel.ndim == 3 else []
+    count = sum(p.size for p in parts)
+    if not count:
+        return 0.0, 1.0, bad
+    mean = sum(float(p.sum(dtype=np.float64)) for p in parts) / count
+    variance = sum(float(np.square(p - mean, dtype=np.float64).sum()) for p in parts) / count
+    return mean, 1 / math.sqrt(variance) if variance > 0 else 1.0, bad
+
+
+def _counted(values: NDArray[Any], preparation: Preparation) -> NDArray[Any]:
+    """Return the values that a channel's figures are taken from."""
+    if values.dtype.kind == "f" and not np.isfinite(values).all():
+        values = np.nan_to_num(values, nan=0.0, posinf=0.0, neginf=0.0)
+    return values[values != 0] if preparation.foreground == "nonzero" else values
+
+
+def _normalised(view: NDArray[Any], shift: float, gain: float, preparation: Preparation) -> Iterator[torch.Tensor]:
+    import torch
+
+    for plane in view:
+        raw = np.array(plane, dtype=np.float32, order="C")
+        if plane.dtype.kind == "f":
+            np.nan_to_num(raw, copy=False, nan=0.0, posinf=0.0, neginf=0.0)
+        values = (raw - np.float32(shift)) * np.float32(gain)
+        if preparation.clip and preparation.normalise != "z-score":
+            np.clip(values, 0, 1, out=values)
+        if preparation.foreground == "nonzero":
+            values[raw == 0] = 0
+        yield torch.from_numpy(values)
+
+
+def name_channels(image: Image, channels: Sequence[str]) -> Image:
+    """Give an image whose channels have no names of their own those of a model, in order, and say so.
+
+    For files that hold nothing but channels, such as 4-D NIfTI. Another number of channels than the model's is left
+    as it is, and `match_channels` then says what is missing.
+    """
+    if image.channels == tuple(channels) or len(image.channels) != len(channels) or len(channels) == 1:
+        return image  # a lone channel needs no name
+    if not all(POSITIONAL.fullmatch(name) for name in image.channels):
+        return image
+    note = f"channels have no names in the file: taken in order as {', '.join(channels)}"
+    return replace(image, channels=tuple(channels), notes=(*image.notes, note))
+
+
 def match_channels(image: Image, channels: Sequence[str]) -> tuple[NDArray[Any], tuple[str, ...]]:
     """Return the image's array with the channels that a model takes, and what was adapted.
 
@@ -118,16 +304,31 @@ def match_channels(image: Image, channels: Sequence[str]) -> tuple[NDArray[Any],
     """
     if tuple(channels) == image.channels:
         return image.array, ()
-    if tuple(channels) == GREY and len(image.channels) == 3:
+    if tuple(channels) == GREY and image.channels == RGB:
         same = all(np.array_equal(image.array[0], other) for other in image.array[1:])
         if same:
             return image.array[:1], ()
         grey = np.tensordot(np.asarray(LUMA, dtype=np.float32), image.array.astype(np.float32), axes=1)
         return grey[None], ("colour image turned to grey, as the model takes",)
-    if len(channels) == 3 and image.channels == GREY:
+    if tuple(channels) == RGB and image.channels == GREY:
         return np.broadcast_to(image.array, (3, *image.geometry.shape)), ()
+    by_name = {name.casefold(): k for k, name in enumerate(image.channels)}
+    missing = [name for name in channels if name.casefold() not in by_name]
+    if not missing:
+        order = [by_name[name.casefold()] for name in channels]
+        spare = [name for k, name in enumerate(image.channels) if k not in order]
+        said = (f"channels not used: {', '.join(spare)}",) if spare else ()
+        # A run of channels needs no copy of what may be a large scan.
+        whole = order == list(range(order[0], order[0] + len(order)))
+        return image.array[order[0] : order[-1] + 1] if whole else image.array[order], said
+    if len(channels) == len(image.channels) == 1 and POSITIONAL.fullmatch(image.channels[0]):
+        return image.array, ()
+    some = f" ({', '.join(missing)} missing)" if len(missing) < len(channels) or len(channels) > 1 else ""
+    got = (
+        str(list(image.channels)) if len(image.channels) <= 6 else f"{len(image.channels)}, {image.channels[0]!r} first"
+    )
     raise ReadError(
-        f"{image.name}: the model takes the channels {list(channels)}. Got {list(image.channels)}; "
+        f"{image.name}: the model takes the channels {list(channels)}. Got {got}{some}; "
         "convert the image, or choose a model for such images."
     )
 

@@ -24,7 +24,7 @@ from inspection_core.io.raster import list_images, read_raster
 from inspection_core.io.results import finding_json
 from inspection_core.io.store import Row, RunStore
 from inspection_core.io.stream import image_or_error, read_ahead
-from inspection_core.prediction import Prediction
+from inspection_core.prediction import RESEARCH_USE, Prediction
 from inspection_core.render import render_overlay, render_pair, render_plain, save_picture, score_scale
 from inspection_core.report import Crop, ReportData, ReportItem, write_report
 from inspection_core.threshold import cuts
@@ -282,6 +282,7 @@ def write_tables(run: Path, rows: Sequence[Row]) -> tuple[Path, Path]:
     with atomic_path(csv) as temporary:
         table.to_csv(temporary, index=False)
     with atomic_path(parquet) as temporary:
+        table.attrs["note"] = RESEARCH_USE
         table.to_parquet(temporary, index=False)
     return csv, parquet
 

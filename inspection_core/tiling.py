@@ -84,18 +84,7 @@ class Stitcher:
 
     def weight(self, window: Window) -> NDArray[np.float64]:
         """Return the weights of one window, in (0, 1], with the window's shape."""
-        weight: NDArray[np.float64] = np.ones((), dtype=np.float64)
-        for axis, (w, n) in enumerate(zip(window, self.shape, strict=True)):
-            size = w.stop - w.start
-            line = np.ones(size)
-            ramp = min(self.ramp, size // 2)
-            rise = np.arange(1, ramp + 1) / (ramp + 1)
-            if w.start > 0:
-                line[:ramp] = rise
-            if w.stop < n:
-                line[size - ramp :] = rise[::-1]
-            weight = weight[..., None] * line if axis else line
-        return weight
+        return linear_weight(window, self.shape, self.ramp)
 
     def result(self) -> NDArray[np.float32]:
         """Return the stitched array.
@@ -108,3 +97,104 @@ class Stitcher:
         if not (self._weight > 0).all():
             raise GeometryError("The windows must cover the whole grid. Some cells were never added.")
         return np.asarray(self._sum / self._weight, dtype=np.float32)
+
+
+def linear_weight(window: Window, shape: Sequence[int], ramp: int) -> NDArray[np.float64]:
+    """Return a window's weights in (0, 1]: 1 inside, falling linearly over `ramp` cells to its inner borders."""
+    weight: NDArray[np.float64] = np.ones((), dtype=np.float64)
+    for axis, (w, n) in enumerate(zip(window, shape, strict=True)):
+        size = w.stop - w.start
+        line = np.ones(size)
+        reach = min(ramp, size // 2)
+        rise = np.arange(1, reach + 1) / (reach + 1)
+        if w.start > 0:
+            line[:reach] = rise
+        if w.stop < n:
+            line[size - reach :] = rise[::-1]
+        weight = weight[..., None] * line if axis else line
+    return weight
+
+
+def gaussian_weight(window: Window) -> NDArray[np.float64]:
+    """Return a window's weights in (0, 1]: a Gaussian about its centre, standard deviation an eighth of its side."""
+    weight: NDArray[np.float64] = np.ones((), dtype=np.float64)
+    for axis, w in enumerate(window):
+        size = w.stop - w.start
+        line = np.exp(-0.5 * ((np.arange(size) - (size - 1) / 2) * (8 / size)) ** 2)
+        weight = weight[..., None] * line if axis else line
+    return weight
+
+
+class SlabStitcher:
+    """Blends windows of several channels, and is done with a plane once no later window can reach it.
+
+    Sums and weights stand only for the planes that open windows reach, so that memory is bounded by the result and
+    one layer of windows.
+
+    Parameters
+    ----------
+    shape
+        Shape ``(d, h, w)`` of the whole result.
+    channels
+        Number of channels.
+    ramp
+        As for `Stitcher`; None blends with `gaussian_weight`.
+    dtype
+        Type of the result.
+    """
+
+    def __init__(
+        self, shape: Sequence[int], channels: int, ramp: int | None, dtype: type[np.floating[Any]] = np.float32
+    ) -> None:
+        self.shape = tuple(shape)
+        self.ramp = ramp
+        self._out: NDArray[Any] = np.zeros((channels, *self.shape), dtype)
+        self._base = 0  # planes before this are done
+        self._sum = np.zeros((channels, 0, *self.shape[1:]), np.float32)
+        self._weight = np.zeros((0, *self.shape[1:]), np.float32)
+
+    def add(self, window: Window, values: NDArray[Any]) -> None:
+        """Blend in ``(channels, *window)`` values. Windows come in the order of their first plane.
+
+        Raises
+        ------
+        GeometryError
+            If a window begins before planes that are done.
+        """
+        first, *rest = window
+        if first.start < self._base:
+            raise GeometryError(f"Windows come by their first plane. Got {first.start} after {self._base}.")
+        self._finish(first.start)
+        grow = first.stop - self._base - self._sum.shape[1]
+        if grow > 0:
+            self._sum = np.concatenate([self._sum, np.zeros_like(self._sum, shape=self._grown(grow))], axis=1)
+            self._weight = np.concatenate([self._weight, np.zeros((grow, *self.shape[1:]), np.float32)])
+        weight = gaussian_weight(window) if self.ramp is None else linear_weight(window, self.shape, self.ramp)
+        weight = weight.astype(np.float32)
+        at = (slice(first.start - self._base, first.stop - self._base), *rest)
+        self._sum[(slice(None), *at)] += values * weight
+        self._weight[at] += weight
+
+    def result(self) -> NDArray[Any]:
+        """Return the stitched array.
+
+        Raises
+        ------
+        GeometryError
+            If some cell was covered by no window.
+        """
+        self._finish(self.shape[0])
+        return self._out
+
+    def _grown(self, planes: int) -> tuple[int, ...]:
+        return (self._sum.shape[0], planes, *self.shape[1:])
+
+    def _finish(self, upto: int) -> None:
+        count = upto - self._base
+        if count <= 0:
+            return
+        if self._weight.shape[0] < count or not (self._weight[:count] > 0).all():
+            raise GeometryError("The windows must cover the whole grid. Some cells were never added.")
+        self._out[:, self._base : upto] = self._sum[:, :count] / self._weight[:count]
+        self._sum, self._weight = self._sum[:, count:].copy(), self._weight[count:].copy()
+        self._base = upto

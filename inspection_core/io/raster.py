@@ -14,6 +14,8 @@ import logging
 import os
 import re
 import stat
+import struct
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final
@@ -47,6 +49,7 @@ from inspection_core.io.raster_header import (
     webp_header,
 )
 from inspection_core.io.raster_tiff import decode_tiff
+from inspection_core.prediction import RESEARCH_USE
 
 __all__ = [
     "MAX_BYTES",
@@ -71,6 +74,8 @@ RASTER_SUFFIXES: Final = frozenset(s for suffixes in SUFFIXES.values() for s in 
 """All suffixes that are read, in lower case."""
 
 CHANNELS: Final[dict[int, tuple[str, ...]]] = {1: ("grey",), 3: ("red", "green", "blue")}
+PNG_HEADER: Final = 33
+"""Bytes of a PNG's signature and its first chunk."""
 _EXPECTED: Final = "a PNG, JPEG, TIFF, BMP or WebP image"
 _AGAIN: Final = "copy it again from where it came from"
 
@@ -144,7 +149,8 @@ def write_mask_png(path: Path, mask: NDArray[np.uint8]) -> None:
     """
     if mask.ndim != 2 or mask.dtype != np.uint8:
         raise GeometryError(f"A mask for PNG is (y, x) of uint8. Got shape {mask.shape} of {mask.dtype}.")
-    write_bytes(path, bytes(imagecodecs.png_encode(np.ascontiguousarray(mask))))
+    data = bytes(imagecodecs.png_encode(np.ascontiguousarray(mask)))
+    write_bytes(path, data[:PNG_HEADER] + _png_text("Comment", RESEARCH_USE) + data[PNG_HEADER:])
 
 
 def write_score_tiff(path: Path, score: NDArray[np.floating[Any]]) -> None:
@@ -159,8 +165,16 @@ def write_score_tiff(path: Path, score: NDArray[np.floating[Any]]) -> None:
         raise GeometryError(f"A score map for TIFF is (y, x) of floats. Got shape {score.shape} of {score.dtype}.")
     values = np.ascontiguousarray(score, dtype=np.float32)
     with atomic_path(path) as temporary:
-        # Neither software, nor date, nor description: equal scores make equal files.
-        tifffile.imwrite(temporary, values, photometric="minisblack", metadata=None, software=False)
+        # Neither software nor date: equal scores make equal files.
+        tifffile.imwrite(
+            temporary, values, photometric="minisblack", metadata=None, software=False, description=RESEARCH_USE
+        )
+
+
+def _png_text(key: str, text: str) -> bytes:
+    """Return a tEXt chunk, as the PNG specification (ISO/IEC 15948) lays it out."""
+    body = b"tEXt" + key.encode("latin-1") + b"\0" + text.encode("latin-1")
+    return struct.pack(">I", len(body) - 4) + body + struct.pack(">I", zlib.crc32(body))
 
 
 def _kind(path: Path) -> str:

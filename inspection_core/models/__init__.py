@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 ENTRY_POINTS = "inspection_core.models"
 
 MODELS: Mapping[str, str] = {
+    "intensity-band": "inspection_core.models.intensity_band:load",
     "patch-memory": "inspection_core.models.patch_memory:load",
 }
 """Architecture -> ``module:function`` that loads it. Strings, so that nothing is imported before it is used."""
@@ -62,6 +63,28 @@ class Predictor(Protocol):
 
     def __call__(self, batch: torch.Tensor) -> Scores:
         """Score a batch ``(B, C, *spatial)`` of float32 windows, intensity window mapped to 0 and 1."""
+        ...
+
+    def to(self, device: Device) -> None:
+        """Move the model to another device."""
+        ...
+
+
+class Segmenter(Protocol):
+    """What a card with the task "segmentation" loads: tensor in, class probabilities out.
+
+    The rest is as for `Predictor`; of the view "slices", stride and offset are those of the plane.
+    """
+
+    stride: int
+    offset: float
+
+    def __call__(self, batch: torch.Tensor) -> torch.Tensor:
+        """Return float probabilities ``(B, 1 + K, *grid)``, the background first, then the card's classes.
+
+        `batch` is float32: ``(B, C, h, w)``; ``(B, (2 k + 1) * C, h, w)`` for slices with k neighbours on each side,
+        all channels of the lowest plane first; or ``(B, C, d, h, w)`` for volumes.
+        """
         ...
 
     def to(self, device: Device) -> None:

@@ -9,10 +9,12 @@ import pytest
 import torch
 from scipy.ndimage import gaussian_filter
 
+from inspection_core.card import ModelCard, Policy, Preparation
 from inspection_core.engine import Engine, LoadedModel
 from inspection_core.image import Image
 from inspection_core.io.raster import read_raster
 from inspection_core.learn import Fitted, fit
+from inspection_core.models.intensity_band import make
 
 
 def brushed(seed: int, size: int = 96) -> np.ndarray:
@@ -94,3 +96,29 @@ def fitted(tmp_path_factory, good_parts) -> Fitted:
 def model(fitted) -> LoadedModel:
     """That model, loaded."""
     return Engine("cpu").load(fitted.folder)
+
+
+@pytest.fixture
+def band(tmp_path):
+    """Make models that segment: ``band(view="slices")`` gives a folder; 1000 is its tumour, 0 is not."""
+
+    def model(name="band", channels=("CT",), classes=("tumour",), bands=((0.5, 2.0),), spacing=(), parameters=None,
+              **preparation):  # fmt: skip
+        given = {"window": (0.0, 1000.0), "short_side": 0, "multiple": 4, "tile": 32, "view": "volume"} | preparation
+        card = ModelCard(
+            id=name,
+            version="1",
+            architecture="intensity-band",
+            task="segmentation",
+            channels=channels,
+            score="1 - P(background)",
+            classes=classes,
+            spacing=spacing,
+            preparation=Preparation(**given),
+            policy=Policy(kind="band", low=0.3, high=0.7),
+            parameters=parameters or {},
+        )
+        make(tmp_path / name, card, bands)
+        return tmp_path / name
+
+    return model

@@ -102,7 +102,7 @@ ERRORS = {
         "A preset is one of fast, accurate. Got 'slow'.",
     ),
     "fit: no images": (["fit", ".", "-o", "m", "--preset", "fast"], 1, "Found no PNG, JPEG, TIFF, BMP or WebP image"),
-    "predict: unknown format": (["predict", ".", "-m", "x", "-o", "o", "--format", "nifti"], 2, "Got nifti."),
+    "predict: unknown format": (["predict", ".", "-m", "x", "-o", "o", "--format", "gif"], 2, "Got gif."),
     "predict: no images": (["predict", ".", "-m", "x", "-o", "o"], 2, "Found no PNG, JPEG, TIFF, BMP or WebP image"),
     "screen: no folder": (["screen", "absent", "-m", "x", "-o", "o"], 2, "absent is no folder."),
     "screen: no model": (["screen", ".", "-m", "absent", "-o", "o"], 1, "Got 'absent'; make a model with"),

@@ -252,3 +252,11 @@ def test_a_folder_that_is_a_file_is_an_error(tmp_path):
     (tmp_path / "a").write_text("x")
     with pytest.raises(OSError):
         save_picture(Path(tmp_path / "a" / "b.png"), render_plain(grey(3, 4), WINDOW))
+
+
+@pytest.mark.parametrize("suffix", [".png", ".webp"])
+def test_every_picture_says_what_it_is_not_for(tmp_path, suffix):
+    path = save_picture(tmp_path / f"a{suffix}", render_plain(grey(30, 40), WINDOW, 40))
+    with PIL.Image.open(path) as picture:
+        said = picture.text["Comment"] if suffix == ".png" else picture.getexif()[270]
+    assert said == "Research use only, not for diagnosis."

@@ -24,7 +24,7 @@ from inspection_core.io.results import (
     region,
     write_prediction,
 )
-from inspection_core.prediction import Neighbour, Prediction
+from inspection_core.prediction import RESEARCH_USE, Neighbour, Prediction
 
 FINDING_KEYS = {
     "id",
@@ -230,3 +230,16 @@ def test_folder_names(paths, expected):
 def test_folder_names_are_distinct_whatever_the_case(parts):
     names = folder_names([Path(folder, stem + suffix) for folder, stem, suffix in parts])
     assert len({n.casefold() for n in names}) == len(parts)
+
+
+def test_every_file_says_what_it_is_not_for(tmp_path):
+    import PIL.Image
+    import tifffile
+
+    write_prediction(tmp_path, prediction((3, 6, 10, 14)), ("png", "coco"))
+    with PIL.Image.open(tmp_path / "mask.png") as mask:
+        assert mask.text["Comment"] == RESEARCH_USE
+    with tifffile.TiffFile(tmp_path / "score.tiff") as score:
+        assert score.pages[0].description == RESEARCH_USE
+    assert json.loads((tmp_path / "findings.json").read_text())["note"] == RESEARCH_USE
+    assert json.loads((tmp_path / "coco.json").read_text())["info"]["description"] == RESEARCH_USE

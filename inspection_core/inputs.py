@@ -1,0 +1,318 @@
+"""What a user points at, as inputs one by one: pictures, scan files, and every series of DICOM under a path.
+
+Headers are read to find out, pixels are not. What cannot be predicted on is refused with its reason and does not stand
+in the way of the rest.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from inspection_core.errors import GeometryError, ReadError
+from inspection_core.image import Image
+from inspection_core.io.dicom import DicomImage, Volume, load_volume, scan_dicom
+from inspection_core.io.dicom.series import Override, Series
+from inspection_core.io.dicom.volume import Scaling
+from inspection_core.io.nifti import is_nifti, read_nifti_scan
+from inspection_core.io.raster import RASTER_SUFFIXES, list_images, read_raster
+from inspection_core.io.results import folder_names
+from inspection_core.io.volumes import is_volume, read_volume
+from inspection_core.prepare import name_channels
+
+Kind = Literal["picture", "scan", "dicom"]
+SAME_GRID = 1e-3
+"""Files of one case lie on one grid where no entry of the affine differs by more than this share of the spacing."""
+_CHANNEL_FILE = re.compile(r"(.+)_(\d{4})(\.nii\.gz|\.nii|\.nrrd|\.mha)", re.IGNORECASE)
+_NOT_DICOM = "is not DICOM"
+
+
+@dataclass(frozen=True)
+class Choices:
+    """What the user says about reading scans; see `inspection_core.io.scans.read_scan`."""
+
+    series: str | None = None
+    volume: int | None = None
+    allow: frozenset[Override] = frozenset()
+    suv: bool = False
+    scaling: Scaling = "precise"
+    assume_mm: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class Input:
+    """One thing to predict on.
+
+    Parameters
+    ----------
+    kind
+        ``"picture"``, ``"scan"`` (NIfTI, NRRD, MetaImage) or ``"dicom"``.
+    label
+        What messages and lists call it: a path, and the series' short id where one path holds several.
+    name
+        Distinct name of its folder of results.
+    files
+        The files; several where each holds a channel.
+    volume
+        Of DICOM: the volume.
+    given
+        The path that the user gave, under which it was found.
+    """
+
+    kind: Kind
+    label: str
+    name: str
+    files: tuple[Path, ...]
+    volume: Volume | None = None
+    given: Path = Path()
+
+
+@dataclass(frozen=True, eq=False)
+class Opened:
+    """An input that was read.
+
+    Parameters
+    ----------
+    image
+        What to predict on.
+    dicom
+        Of DICOM: the image with its slices.
+    header
+        Of NIfTI: the header, so that results get the same frame.
+    """
+
+    image: Image
+    dicom: DicomImage | None = None
+    header: Any = None
+
+
+@dataclass(frozen=True, eq=False)
+class Listing:
+    """What was found under the paths.
+
+    Parameters
+    ----------
+    inputs
+        In order; names are distinct.
+    refused
+        ``(label, reason)`` of series and cases that cannot be predicted on.
+    """
+
+    inputs: tuple[Input, ...] = ()
+    refused: tuple[tuple[str, str], ...] = ()
+
+
+def list_inputs(paths: Sequence[Path], choices: Choices | None = None) -> Listing:
+    """Find everything to predict on under paths: images, scan files, DICOM files, folders, DICOMDIR, zip archives.
+
+    Raises
+    ------
+    ReadError
+        If a folder may not be listed, or an archive cannot be trusted.
+    """
+    choices = choices or Choices()
+    files: list[Path] = []
+    found: list[Input] = []
+    refused: list[tuple[str, str]] = []
+    for path in paths:
+        if path.is_dir():
+            listing = _folder(path, choices)
+        elif is_nifti(path) or is_volume(path):
+            listing = Listing((Input("scan", str(path), "", (path,)),))
+        elif path.suffix.lower() in RASTER_SUFFIXES or not path.is_file():
+            listing = Listing((Input("picture", str(path), "", (path,)),))
+        else:
+            listing = _dicom([path], path, choices)
+        found += [replace(i, given=path) for i in listing.inputs if i.kind == "dicom" or i.files[0] not in files]
+        files += [f for i in listing.inputs if i.kind != "dicom" for f in i.files]
+        refused += listing.refused
+    return Listing(tuple(_named(found)), tuple(refused))
+
+
+def for_channels(listing: Listing, channels: Sequence[str]) -> Listing:
+    """Put together what a model with several channels takes: ``CASE_0000.nii.gz``, ``CASE_0001.nii.gz``, ... one case.
+
+    Parameters
+    ----------
+    listing
+        From `list_inputs`.
+    channels
+        Of the model's card, in order.
+
+    Returns
+    -------
+    Listing
+        A case whose files are not all there is refused by the name of the channel that is missing.
+    """
+    if len(channels) == 1:
+        return listing
+    inputs: list[Input] = []
+    refused = list(listing.refused)
+    seen: set[Path] = set()
+    studies: dict[Path, list[Input]] = {}  # series that hold one of the channels each, by the path that was given
+    for item in listing.inputs:
+        if item.volume is not None and len(item.volume.channels) * item.volume.file.samples != len(channels):
+            studies.setdefault(item.given, []).append(item)
+            continue
+        match = _CHANNEL_FILE.fullmatch(item.files[0].name) if item.kind == "scan" else None
+        if match is None:
+            inputs.append(item)
+            continue
+        folder, (case, _, suffix) = item.files[0].parent, match.groups()
+        if folder / case in seen:
+            continue
+        seen.add(folder / case)
+        files = tuple(folder / f"{case}_{k:04d}{suffix}" for k in range(len(channels)))
+        missing = [f"{name} ({f.name})" for name, f in zip(channels, files, strict=True) if not f.is_file()]
+        if missing:
+            refused.append(
+                (str(folder / case), f"{case} lacks {', '.join(missing)}; the model takes {_list(channels)}.")
+            )
+        else:
+            inputs.append(Input("scan", str(folder / f"{case}{suffix}"), "", files, None, item.given))
+    refused += [(str(path), _one_of_several(len(series), channels)) for path, series in studies.items()]
+    return Listing(tuple(_named(inputs)), tuple(refused))
+
+
+def open_input(item: Input, channels: Sequence[str], choices: Choices | None = None) -> Opened:
+    """Read an input; channels without names of their own get the model's, in order.
+
+    Raises
+    ------
+    ReadError, GeometryError
+        If it cannot be read right, or the files of a case do not lie on one grid.
+    """
+    choices = choices or Choices()
+    if item.kind == "picture":
+        return Opened(read_raster(item.files[0]))
+    if item.volume is not None:
+        suv = choices.suv and item.volume.file.modality == "PT"
+        loaded = load_volume(item.volume, allow=choices.allow, suv=suv, scaling=choices.scaling)
+        return Opened(loaded.image, loaded)
+    if len(item.files) > 1:
+        return _case(item, channels, choices)
+    opened = _scan(item.files[0], choices)
+    return replace(opened, image=name_channels(opened.image, channels))
+
+
+def _folder(folder: Path, choices: Choices) -> Listing:
+    pictures = list_images(folder)
+    scans: list[Path] = []
+    rest: list[Path] = []
+    for root, folders, names in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for path in (Path(root) / name for name in sorted(names) if not name.startswith(".")):
+            if is_nifti(path) or is_volume(path):
+                scans += [path] if not path.name.lower().endswith((".img", ".img.gz")) else []  # its .hdr stands for it
+            elif path.suffix.lower() not in RASTER_SUFFIXES and path.name.upper() != "DICOMDIR":
+                rest.append(path)
+    inputs = [Input("picture", str(p), "", (p,)) for p in pictures]
+    inputs += [Input("scan", str(p), "", (p,)) for p in scans]
+    dicom = _dicom(rest, folder, choices) if rest else Listing()
+    return Listing((*inputs, *(i for i in dicom.inputs if i.kind == "dicom")), dicom.refused)
+
+
+def _dicom(paths: list[Path], given: Path, choices: Choices) -> Listing:
+    """List the volumes under paths; where there is none, a single file is left to the reader of pictures."""
+    inventory = scan_dicom(paths)
+    inputs: list[Input] = []
+    refused: list[tuple[str, str]] = []
+    wanted = [s for s in inventory.series if choices.series in (None, s.id, str(s.file.number))]
+    for series in wanted:
+        for k, volume in enumerate(series.volumes, start=1):
+            if choices.volume not in (None, k):
+                continue
+            several = len(series.volumes) > 1
+            place = _place(series)
+            label = f"{place} (series {series.id}{f', volume {k}' if several else ''})"
+            if reasons := volume.refused(choices.allow):
+                words = "; ".join(p.words for p in reasons)
+                ways = sorted({p.override for p in reasons if p.override})
+                hint = f" Use --allow {' --allow '.join(ways)} to go on all the same." if ways else ""
+                refused.append((label, f"{volume.file.modality} series is not loaded: {words}.{hint}"))
+                continue
+            name = f"{_bare(place)}_{series.id}" + (f"_{k}" if several else "")
+            inputs.append(Input("dicom", label, name, (place,), volume))
+    if inventory.series and not wanted:
+        known = ", ".join(f"{s.id} (number {s.file.number})" for s in inventory.series[:6])
+        refused.append((str(given), f"No series is {choices.series!r} here. There are: {known}."))
+    if not inventory.series and len(paths) == 1 and paths[0] == given:
+        why = [words for _, words in inventory.others] or [f"{given.name} holds no image"]
+        if len(why) == 1 and why[0].endswith(_NOT_DICOM):
+            return Listing((Input("picture", str(given), "", (given,)),))
+        return Listing((), ((str(given), f"{why[0].rstrip('.')}. Give a file or folder of images."),))
+    return Listing(tuple(inputs), tuple(refused))
+
+
+def _one_of_several(series: int, channels: Sequence[str]) -> str:
+    """Say that series of one channel are not enough.
+
+    The reader of studies belongs here: what lies under the path becomes one input, whose image holds the model's
+    channels on one grid, matched by their headers.
+    """
+    return (
+        f"The model takes the channels {_list(channels)}, and each of the {series} series here holds one at most. "
+        "Bring them to one grid, and give one 4-D NIfTI or CASE_0000.nii.gz, CASE_0001.nii.gz, ... in this order."
+    )
+
+
+def _scan(path: Path, choices: Choices) -> Opened:
+    if not is_nifti(path):
+        return Opened(read_volume(path, assume_mm=choices.assume_mm))
+    scan = read_nifti_scan(path, assume_mm=choices.assume_mm)
+    named = int(scan.header["xyzt_units"]) & 7
+    # A header without a unit would say again that there is none.
+    return Opened(scan.image, None, scan.header if named or not choices.assume_mm else None)
+
+
+def _case(item: Input, channels: Sequence[str], choices: Choices) -> Opened:
+    parts = [_scan(path, choices) for path in item.files]
+    first = parts[0].image
+    for path, part in zip(item.files, parts, strict=True):
+        if len(part.image.channels) != 1:
+            raise ReadError(f"{path.name} holds {len(part.image.channels)} volumes; one file a channel holds one.")
+        if not part.image.geometry.is_close(first.geometry, SAME_GRID):
+            raise GeometryError(
+                f"{path.name} lies on another grid than {item.files[0].name}; resample the channels of a case to one."
+            )
+    array = np.concatenate([part.image.array for part in parts])
+    notes = tuple(dict.fromkeys(note for part in parts for note in part.image.notes))
+    return Opened(Image(array, first.geometry, tuple(channels), Path(item.label), notes), None, parts[0].header)
+
+
+def _place(series: Series) -> Path:
+    """Return the folder of a series, or the archive that it lies in."""
+    blob = series.file.blob
+    return blob.path if blob.member else series.folder
+
+
+def _named(inputs: Sequence[Input]) -> list[Input]:
+    """Give every input a name of its own: a file's stem, or a series' folder with its short id."""
+    stems = [Path(_without_gz(Path(i.label))) for i in inputs if i.kind != "dicom"]
+    names = iter(folder_names(stems))
+    given = [i.name if i.kind == "dicom" else next(names) for i in inputs]
+    counts = Counter(n.casefold() for n in given)
+    return [
+        replace(i, name=f"{n}_{k}" if counts[n.casefold()] > 1 else n)
+        for k, (i, n) in enumerate(zip(inputs, given, strict=True), start=1)
+    ]
+
+
+def _without_gz(path: Path) -> Path:
+    return path.with_suffix("") if path.name.lower().endswith((".nii.gz", ".hdr.gz", ".img.gz")) else path
+
+
+def _bare(path: Path) -> str:
+    name = path.resolve().name
+    return (name.removesuffix(".zip") if path.is_file() else name) or "scan"
+
+
+def _list(channels: Sequence[str]) -> str:
+    return ", ".join(channels)

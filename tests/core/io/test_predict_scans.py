@@ -1,0 +1,285 @@
+"""`inspection predict` on scans: what is listed, refused, written, and said."""
+
+import json
+import resource
+import subprocess
+import sys
+import zipfile
+
+import numpy as np
+import PIL.Image
+import pydicom
+import pytest
+from typer.testing import CliRunner
+
+from inspection_core.cli import app
+from inspection_core.export import FORMATS, check_fit
+from inspection_core.geometry import Geometry
+from inspection_core.image import Image
+from inspection_core.inputs import Choices, list_inputs
+from inspection_core.io.nifti import read_nifti
+from inspection_core.io.scans import write_scan
+from inspection_core.prediction import RESEARCH_USE
+
+SHAPE = (8, 20, 18)
+
+
+def run(*arguments):
+    done = CliRunner().invoke(app, ["predict", *map(str, arguments)])
+    if done.exception is not None and not isinstance(done.exception, SystemExit):
+        raise done.exception
+    return done.exit_code, done.stdout, done.stderr
+
+
+def bright(shape=SHAPE):
+    array = np.zeros(shape, np.int16)
+    array[3:6, 5:10, 6:12] = 1000
+    return array
+
+
+def nifti(path, array=None, channels=("grey",)):
+    array = bright()[None] if array is None else array
+    write_scan(path, Image(array, Geometry.from_spacing(array.shape[1:], (2.0, 1.0, 1.0)), channels))
+    return path
+
+
+def test_every_series_is_an_input_and_a_refused_one_stops_nothing(dicom, band, tmp_path):
+    study = tmp_path / "study"
+    for k, keep in enumerate([None, {0, 1, 2, 5, 6, 7}, None]):
+        dicom.write_series(study / str(k), bright(), keep=keep, SeriesInstanceUID=f"1.2.9.{k}", SeriesNumber=k + 1)
+    (study / "notes.txt").write_text("a note")
+    code, shown, said = run(study, "-m", band(), "-o", tmp_path / "out", "--json", tmp_path / "j.json")
+    data = json.loads((tmp_path / "j.json").read_text())
+    assert code == 1
+    assert shown.splitlines()[-1] == f"2 of 3 inputs: {tmp_path / 'out'}"
+    assert len(list((tmp_path / "out").iterdir())) == 2
+    assert len(data["inputs"]) == 3
+    (error,) = data["errors"]
+    assert "slices missing between" in error["message"]
+    assert error["message"].endswith("Use --allow gaps to go on all the same.")
+    assert said.count("\n") == 1
+    assert "Secret" not in shown + said + json.dumps(data)
+
+    code, _, _ = run(study, "-m", band(), "-o", tmp_path / "all", "--allow", "gaps")
+    assert code == 0
+    assert len(list((tmp_path / "all").iterdir())) == 3
+    code, shown, _ = run(study, "-m", band(), "-o", tmp_path / "one", "--series", 3)
+    assert code == 0
+    (folder,) = (tmp_path / "one").iterdir()
+    assert folder.name.startswith("2_")
+
+
+def test_a_series_that_is_not_there(dicom, band, tmp_path):
+    dicom.write_series(tmp_path / "s", bright())
+    code, _, said = run(tmp_path / "s", "-m", band(), "-o", tmp_path / "out", "--series", "9")
+    assert code == 1
+    assert "No series is '9' here. There are: " in said
+
+
+def test_a_zip_archive_and_a_single_file(dicom, band, tmp_path):
+    series = dicom.write_series(tmp_path / "s", bright())
+    with zipfile.ZipFile(tmp_path / "study.zip", "w") as archive:
+        for path in series.iterdir():
+            archive.write(path, f"deep/{path.name}")
+    code, _, _ = run(tmp_path / "study.zip", "-m", band(), "-o", tmp_path / "out")
+    assert code == 0
+    (folder,) = (tmp_path / "out").iterdir()
+    assert folder.name.startswith("study_")
+    code, shown, _ = run(sorted(series.iterdir())[0], "-m", band(), "-o", tmp_path / "one", "--format", "dicom-seg")
+    assert code == 0
+    assert "1 of 1 inputs" in shown
+
+
+def test_damaged_dicom_is_named(band, tmp_path):
+    (tmp_path / "a.dcm").write_bytes(b"\0" * 128 + b"DICM" + b"\1" * 40)
+    code, _, said = run(tmp_path / "a.dcm", "-m", band(), "-o", tmp_path / "out")
+    assert code == 1
+    assert said.startswith("inspection predict: ")
+    assert said.count("\n") == 1
+
+
+def test_no_finding_is_said_and_leaves_no_segments(dicom, band, tmp_path):
+    series = dicom.write_series(tmp_path / "s", np.zeros(SHAPE, np.int16))
+    code, shown, _ = run(
+        series, "-m", band(), "-o", tmp_path / "out", "--format", "dicom-seg,dicom-sr", "--json", tmp_path / "j"
+    )
+    assert code == 0
+    assert shown.startswith("no finding  score 0  0 findings")
+    (folder,) = (tmp_path / "out").iterdir()
+    assert sorted(p.name for p in folder.iterdir()) == ["findings.json", "mask.nii.gz", "score.nii.gz"]
+    data = json.loads((folder / "findings.json").read_text())
+    assert (data["verdict"], data["image_score"], data["p_value"], data["findings"]) == ("OK", 0, None, [])
+    assert data["warnings"] == ["no finding, so there is nothing to write as dicom-seg and dicom-sr"]
+    assert json.loads((tmp_path / "j").read_text())["warnings"]
+
+
+def test_between_the_cuts_it_is_to_be_checked(band, tmp_path):
+    array = bright()[None] // 2  # the very edge of the band
+    array[array > 0] += 2
+    nifti(tmp_path / "a.nii.gz", array)
+    code, shown, _ = run(tmp_path / "a.nii.gz", "-m", band(), "-o", tmp_path / "out")
+    assert code == 0
+    assert shown.startswith("check ")
+    assert json.loads((tmp_path / "out" / "a" / "findings.json").read_text())["verdict"] == "REVIEW"
+
+
+def test_a_report_alone_brings_the_segments_that_it_refers_to(dicom, band, tmp_path):
+    series = dicom.write_series(tmp_path / "s", bright())
+    assert run(series, "-m", band(), "-o", tmp_path / "out", "--format", "dicom-sr")[0] == 0
+    (folder,) = (tmp_path / "out").iterdir()
+    seg, sr = pydicom.dcmread(folder / "seg.dcm"), pydicom.dcmread(folder / "sr.dcm")
+    referred = sr.CurrentRequestedProcedureEvidenceSequence[0].ReferencedSeriesSequence
+    names = {str(i.ReferencedSOPInstanceUID) for s in referred for i in s.ReferencedSOPSequence}
+    assert str(seg.SOPInstanceUID) in names
+    for made in (seg, sr):
+        assert RESEARCH_USE in str(made)
+
+
+# name: (what is there, format, what is said)
+MISFITS = {
+    "seg of nifti": ("nifti", "dicom-seg", "it refers to a DICOM series, and this is none; nifti fits it."),
+    "sr of a picture": ("picture", "dicom-sr", "it refers to a DICOM series, and this is a picture."),
+    "coco of a scan": ("nifti", "coco", "it is for 2-D images."),
+    "nifti of a picture": ("picture", "nifti", "it is for scans with slices."),
+    "seg of slices without positions": ("flat", "dicom-seg", "it refers to slices with positions"),
+}
+
+
+@pytest.mark.parametrize(("kind", "name", "message"), MISFITS.values(), ids=MISFITS)
+def test_a_format_that_does_not_fit_is_refused_before_any_work(kind, name, message, dicom, band, tmp_path):
+    path = tmp_path / "a"
+    if kind == "nifti":
+        path = nifti(tmp_path / "a.nii.gz")
+    elif kind == "picture":
+        path = tmp_path / "a.png"
+        PIL.Image.fromarray(np.zeros((8, 8), np.uint8)).save(path)
+    else:
+        dicom.save(dicom.slice_dataset(np.zeros((8, 9), np.int16), (0, 0, 0), Modality="DX"), path / "a.dcm")
+    code, _, said = run(path, "-m", band(), "-o", tmp_path / "out", "--format", f"png,{name}")
+    assert code == 2
+    assert said.startswith(f"inspection predict: --format {name} does not fit ")
+    assert message in said
+    assert said.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_help_names_every_format():
+    shown = CliRunner(env={"COLUMNS": "300"}).invoke(app, ["predict", "--help"]).output
+    assert ", ".join(FORMATS) in " ".join(shown.split())
+
+
+def test_a_missing_channel_is_refused_by_name(dicom, band, tmp_path):
+    folder = band(channels=("T1", "FLAIR", "T1c"))
+    nifti(tmp_path / "p_0000.nii.gz")
+    nifti(tmp_path / "p_0002.nii.gz")
+    nifti(tmp_path / "four.nii.gz", np.repeat(bright()[None], 4, 0), tuple("abcd"))
+    dicom.write_series(tmp_path / "series", bright())
+    code, _, said = run(tmp_path, "-m", folder, "-o", tmp_path / "out")
+    assert code == 1
+    assert "p lacks FLAIR (p_0001.nii.gz); the model takes T1, FLAIR, T1c." in said
+    assert "(T1, FLAIR, T1c missing)" in said
+    assert "takes the channels T1, FLAIR, T1c, and each of the 1 series here holds one at most" in said
+    nifti(tmp_path / "p_0001.nii.gz")
+    code, shown, _ = run(tmp_path / "p_0000.nii.gz", "-m", folder, "-o", tmp_path / "out")
+    assert (code, shown.split()[0]) == (0, "finding")
+
+
+def test_a_nifti_sources_own_header_comes_back(band, tmp_path):
+    """Codes, both forms and the unit of the source stay; what tells of its values or its patient does not."""
+    import nibabel as nib
+
+    affine = np.array([[-0.9, 0.1, 0, 30], [0.1, 0.9, 0, -20], [0, 0, 2.5, 5], [0, 0, 0, 1.0]])
+    file = nib.Nifti1Image(bright(), affine)
+    file.set_sform(affine, code=4)
+    file.set_qform(affine, code=2)
+    file.header.set_xyzt_units("mm")
+    file.header["descrip"], file.header["cal_max"] = b"Secret^Sally", 4000
+    file.header.extensions.append(nib.nifti1.Nifti1Extension("comment", b"Secret^Sally"))
+    nib.save(file, tmp_path / "a.nii.gz")
+    assert run(tmp_path / "a.nii.gz", "-m", band(), "-o", tmp_path / "out")[0] == 0
+    for name in ("mask", "score"):
+        made = nib.load(tmp_path / "out" / "a" / f"{name}.nii.gz")
+        assert made.shape == file.shape
+        assert np.array_equal(made.affine, nib.load(tmp_path / "a.nii.gz").affine)
+        assert (int(made.header["sform_code"]), int(made.header["qform_code"])) == (4, 2)
+        assert made.header["descrip"].item().decode() == RESEARCH_USE
+        assert (len(made.header.extensions), float(made.header["cal_max"])) == (0, 0)
+    assert np.array_equal(np.asarray(nib.load(tmp_path / "out" / "a" / "mask.nii.gz").dataobj), bright() > 0)
+
+
+def test_a_mask_of_a_4d_file_is_3d(band, tmp_path):
+    nifti(tmp_path / "a.nii.gz", np.repeat(bright()[None], 3, 0), tuple("abc"))
+    folder = band(channels=("T1", "FLAIR", "T1c"), parameters={"channel": 2})
+    assert run(tmp_path / "a.nii.gz", "-m", folder, "-o", tmp_path / "out")[0] == 0
+    mask = read_nifti(tmp_path / "out" / "a" / "mask.nii.gz")
+    assert np.array_equal(mask.array, bright()[None] > 0)
+
+
+def test_a_radiograph_is_a_2d_image(dicom, band, tmp_path):
+    pixels = np.zeros((20, 30), np.int16)
+    pixels[5:9, 12:20] = 1000
+    path = dicom.save(dicom.slice_dataset(pixels, (0, 0, 0), Modality="DX"), tmp_path / "hand" / "a.dcm")
+    model = band(view="slices", spacing=(0, 1, 1))
+    code, shown, _ = run(path, "-m", model, "-o", tmp_path / "out", "--format", "png,coco")
+    assert (code, shown.split()[0]) == (0, "finding")
+    (folder,) = (tmp_path / "out").iterdir()
+    assert sorted(p.name for p in folder.iterdir()) == ["coco.json", "findings.json", "mask.png", "score.tiff"]
+    (finding,) = json.loads((folder / "findings.json").read_text())["findings"]
+    assert finding["size_unit"] == "mm2"
+    assert finding["centroid_index"] == pytest.approx([6.5, 15.5], abs=0.5)
+
+
+def test_the_overlay_says_what_it_is_not_for(band, tmp_path):
+    nifti(tmp_path / "a.nii.gz")
+    assert run(tmp_path / "a.nii.gz", "-m", band(), "-o", tmp_path / "out")[0] == 0
+    with PIL.Image.open(tmp_path / "out" / "a" / "overlay.png") as picture:
+        assert picture.text["Comment"] == RESEARCH_USE
+        assert len(np.unique(np.asarray(picture))) > 3
+
+
+def test_several_classes_come_with_their_names(dicom, band, tmp_path):
+    array = bright()
+    array[6:8, 12:16, 12:16] = 400
+    series = dicom.write_series(tmp_path / "s", array)
+    folder = band(classes=("oedema", "enhancing tumour"), bands=((0.2, 0.6), (0.8, 2.0)))
+    assert run(series, "-m", folder, "-o", tmp_path / "out", "--format", "dicom-seg")[0] == 0
+    (result,) = (tmp_path / "out").iterdir()
+    mask = read_nifti(result / "mask.nii.gz").array[0]
+    assert np.array_equal(mask, np.where(array == 400, 1, np.where(array == 1000, 2, 0)))
+    segments = pydicom.dcmread(result / "seg.dcm").SegmentSequence
+    meanings = {s.SegmentLabel[:-2]: s.SegmentedPropertyTypeCodeSequence[0].CodeMeaning for s in segments}
+    assert meanings == {"oedema": "Edema", "enhancing tumour": "Neoplasm"}
+
+
+def test_a_mosaic_gets_no_seg(medical_data):
+    listing = list_inputs([medical_data / "dicom" / "series" / "mr_siemens_mosaic_coronal" / "dicom"], Choices())
+    from inspection_core.errors import UsageError
+
+    with pytest.raises(UsageError, match="a mosaic has no frame to refer to; nifti fits it"):
+        check_fit(["dicom-seg"], listing.inputs)
+
+
+@pytest.mark.slow
+def test_memory_of_a_large_scan_stays_bounded(band, tmp_path):
+    """300 slices of 512 x 512 take less than six times their own 157 MB on top of what was loaded before."""
+    code = f"""
+import numpy as np, resource
+from inspection_core.engine import Engine
+from inspection_core.geometry import Geometry
+from inspection_core.image import Image
+from inspection_core.infer import predict
+array = np.zeros((1, 300, 512, 512), np.int16)
+array[0, 100:120, 200:260, 300:330] = 1000
+image = Image(array, Geometry.from_spacing(array.shape[1:], (1.5, 0.7, 0.7)), ("CT",))
+model = Engine("cpu").load({str(band(view="slices", tile=512, spacing=(0, 2.0, 2.0)))!r})
+array.sum()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+prediction = predict(image, model)
+print(len(prediction.findings), (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024 / array.nbytes)
+"""
+    if not hasattr(resource, "RUSAGE_SELF"):
+        pytest.skip("needs a system that counts memory")
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    findings, times = done.stdout.split()
+    assert int(findings) == 1
+    assert float(times) < 6

@@ -1,0 +1,130 @@
+"""What every architecture that segments keeps. One without a fitter needs a maker here."""
+
+import numpy as np
+import pytest
+import torch
+
+from inspection_core.card import ModelCard, Policy, Preparation
+from inspection_core.device import Device
+from inspection_core.engine import Engine
+from inspection_core.errors import ModelError
+from inspection_core.geometry import Geometry
+from inspection_core.image import Image
+from inspection_core.infer import predict
+from inspection_core.models import FITTERS, MODELS, load_predictor
+from inspection_core.models.intensity_band import make
+
+CPU = Device("cpu")
+VIEWS = {"image": (8, 8), "slices": (8, 8), "volume": (8, 8, 8)}
+
+
+def card_of(view: str, **changes) -> ModelCard:
+    preparation = Preparation(
+        window=(0.0, 1.0), short_side=0, multiple=8, tile=8, view=view, neighbours=int(view == "slices")
+    )
+    given = {
+        "id": "s", "version": "1", "architecture": "x", "task": "segmentation", "channels": ("a", "b"),
+        "score": "1 - P(background)", "classes": ("low", "high"), "preparation": preparation,
+        "policy": Policy(kind="band", low=0.3, high=0.7),
+    }  # fmt: skip
+    return ModelCard(**(given | changes))
+
+
+MAKERS = {"intensity-band": lambda folder, card: make(folder, card, [(0.3, 0.6), (0.6, 0.9)])}
+"""Architecture -> what makes a model of two channels and two classes."""
+
+
+@pytest.fixture(params=[(name, view) for name in sorted(MAKERS) for view in VIEWS], ids="-".join)
+def loaded(request, tmp_path):
+    name, view = request.param
+    card = MAKERS[name](tmp_path / "m", card_of(view))
+    return card, load_predictor(tmp_path / "m", card, CPU)
+
+
+def batch(card: ModelCard, count: int = 2) -> torch.Tensor:
+    preparation = card.preparation
+    channels = len(card.channels) * (2 * preparation.neighbours + 1)
+    return torch.rand((count, channels, *VIEWS[preparation.view]), generator=torch.Generator().manual_seed(0))
+
+
+def test_every_architecture_is_tested_here_or_has_a_fitter():
+    assert set(MODELS) == set(MAKERS) | set(FITTERS)
+
+
+def test_probabilities_of_all_classes_and_the_background(loaded):
+    card, network = loaded
+    with torch.inference_mode():
+        given = network(batch(card))
+    cells = [n // network.stride for n in VIEWS[card.preparation.view]]
+    assert given.shape == (2, 1 + len(card.classes), *cells)
+    assert given.min() >= 0
+    assert torch.allclose(given.sum(dim=1), torch.ones(()), atol=1e-5)
+
+
+def test_company_in_a_batch_changes_nothing(loaded):
+    card, network = loaded
+    two = batch(card)
+    alone = torch.zeros_like(two)
+    alone[0] = two[0]
+    with torch.inference_mode():
+        assert torch.allclose(network(alone)[0], network(two)[0], rtol=1e-6)
+
+
+def test_stride_fits_the_multiple(loaded):
+    card, network = loaded
+    assert card.preparation.multiple % network.stride == 0
+
+
+def test_a_band_is_found_where_it_is(tmp_path):
+    card = card_of("volume", channels=("CT",))
+    make(tmp_path / "m", card, [(0.3, 0.6), (0.6, 0.9)])
+    array = np.zeros((1, 9, 10, 11), np.float32)
+    array[0, 2:4, 3:5, 4:6] = 0.45
+    array[0, 6:8, 6:9, 7:9] = 0.75
+    prediction = predict(
+        Image(array, Geometry.from_spacing((9, 10, 11), (2, 1, 1)), ("CT",)), Engine("cpu").load(tmp_path / "m")
+    )
+    assert np.array_equal(prediction.mask, np.where(array[0] == 0.45, 1, 0) + np.where(array[0] == 0.75, 2, 0))
+    assert sorted((f.label, f.size, f.size_unit) for f in prediction.findings) == [
+        ("high", 24, "mm3"),
+        ("low", 16, "mm3"),
+    ]
+    assert prediction.verdict == "NG"
+    assert prediction.image_score == max(f.confidence for f in prediction.findings)
+    assert not any(f.calibrated for f in prediction.findings)
+
+
+# name: (bands, message)
+BAD = {
+    "another number": ([(0, 1)], r"Each class has one band .* Got \[\(0, 1\)\] for \['low', 'high'\]"),
+    "turned round": ([(0, 1), (2, 1)], r"low < high"),
+}
+
+
+@pytest.mark.parametrize(("bands", "message"), BAD.values(), ids=BAD)
+def test_bands_that_make_no_sense(tmp_path, bands, message):
+    with pytest.raises(ModelError, match=message):
+        make(tmp_path, card_of("volume"), bands)
+
+
+def test_a_channel_that_is_not_there(tmp_path):
+    card = make(tmp_path, card_of("volume", parameters={"channel": 2}), [(0, 1), (1, 2)])
+    with pytest.raises(ModelError, match=r"looks at one of 2 channels, from 0\. Got 2 in parameters"):
+        load_predictor(tmp_path, card, CPU)
+
+
+def test_a_model_that_segments_needs_a_band(tmp_path):
+    make(tmp_path, card_of("volume", channels=("CT",), policy=Policy()), [(0.3, 0.6), (0.6, 0.9)])
+    image = Image(np.zeros((1, 8, 8, 8), np.float32), Geometry.pixels((8, 8, 8)), ("CT",))
+    with pytest.raises(ModelError, match=r'segments, so its policy is "band"\. Got \'p-value\' on its card'):
+        predict(image, Engine("cpu").load(tmp_path))
+
+
+def test_pictures_can_be_segmented_too(tmp_path):
+    card = make(tmp_path, card_of("image", channels=("grey",)), [(0.3, 0.6), (0.6, 0.9)])
+    array = np.zeros((1, 20, 30), np.float32)
+    array[0, 5:9, 10:20] = 0.45
+    prediction = predict(Image(array, Geometry.pixels((20, 30)), ("grey",)), Engine("cpu").load(tmp_path))
+    (finding,) = prediction.findings
+    assert (finding.label, finding.size_unit, card.task) == ("low", "px", "segmentation")
+    assert np.abs(np.array(finding.centroid_index) - (6.5, 14.5)).max() < 0.5
