@@ -55,7 +55,13 @@ class Preparation:
     short_side
         Pixels of the short side at inference; the aspect ratio is kept. 0 takes `scale` instead.
     scale
-        Fixed factor from image pixels to inference pixels, used where `short_side` is 0.
+        Fixed factor from image pixels to inference pixels, used where `short_side` and `side` are 0.
+    side
+        Root of an image's area at inference, in pixels, used where it is above 0: images of one kind, cut to various
+        sizes, then look alike. For the view "image" only.
+    scales
+        Smallest and largest factor that `side` may give, those of the images that the model was made from. An image
+        beyond them shows more, or less, than those did, and keeps their scale.
     multiple
         Both sides are padded up to a multiple of this, the network's total stride.
     tile
@@ -95,6 +101,8 @@ class Preparation:
     dtype: str = ""
     short_side: int = 256
     scale: float = 1.0
+    side: float = 0.0
+    scales: tuple[float, float] = (0.0, math.inf)
     multiple: int = 32
     tile: int = 768
     overlap: float = 0.25
@@ -119,6 +127,12 @@ class Preparation:
             raise ModelError(
                 "The inference size needs short_side >= 0, scale > 0 and tile >= multiple >= 1. "
                 f"Got {self.short_side}, {self.scale}, {self.tile}, {self.multiple}."
+            )
+        low, high = self.scales
+        if not (0 <= self.side < math.inf and 0 <= low <= high and high > 0):
+            raise ModelError(
+                "The inference size needs side >= 0 and scales (low, high) with 0 <= low <= high, high above 0. "
+                f"Got {self.side} and {self.scales}."
             )
         self._check_scans()
 

@@ -42,10 +42,11 @@ class Device:
 
     @property
     def torch(self) -> torch.device:
-        """The device as torch knows it."""
+        """The device as torch knows it, and as it names a tensor's place: ``cuda`` is ``cuda:0``."""
         import torch
 
-        return torch.device(self.name)
+        device = torch.device(self.name)
+        return torch.device("cuda", device.index or 0) if device.type == "cuda" else device
 
     def __str__(self) -> str:
         return f"{self.name} float32"

@@ -183,7 +183,8 @@ def _window(job: Job) -> tuple[float, float]:
 
 
 def _seg(job: Job) -> Written:
-    from inspection_core.io.dicom_seg import By, write_seg
+    from inspection_core.io.dicom_regions import By
+    from inspection_core.io.dicom_seg import write_seg
     from inspection_core.io.dicom_sr import write_sr
 
     dicom, found = job.opened.dicom, job.prediction.findings

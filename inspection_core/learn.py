@@ -6,13 +6,11 @@ calibration: the p-value of a new image is its place among them. Nothing here lo
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,27 +19,21 @@ from inspection_core import __version__
 from inspection_core import device as devices
 from inspection_core.card import Calibration, ModelCard, Policy, Preparation
 from inspection_core.device import Device
-from inspection_core.engine import LoadedModel, plan
-from inspection_core.errors import FitError, InspectionError, UsageError
+from inspection_core.engine import LoadedModel
+from inspection_core.errors import UsageError
+from inspection_core.gather import collect
 from inspection_core.infer import Clock, measure
 from inspection_core.io.raster import list_images, read_raster
 from inspection_core.io.stream import read_ahead
-from inspection_core.models import FITTERS, FittedPredictor, Fitter, function
+from inspection_core.models import FITTERS, Fitter, function
 from inspection_core.models import weights as weights_io
-from inspection_core.prepare import Prepared, prepare, source_box
+from inspection_core.survey import Survey, good_folder, look
 from inspection_core.threshold import cuts
-from inspection_core.tiling import Window
-
-if TYPE_CHECKING:
-    import torch
 
 Progress = Callable[[str, int, int], None]
 
 FOLDS = 5
 """Parts that the good images are split into for cross-fitting: each is scored by a model of the other four."""
-
-WINDOW_TAILS = (0.1, 99.9)
-"""Percentiles of an image's values between which the intensity window of 16-bit and float images lies, at least."""
 
 PIXEL_QUANTILE = 0.999
 """Share of a good image's pixels that stay below the score at which findings are outlined."""
@@ -58,21 +50,6 @@ MAX_ENLARGEMENT = 4.0
 REVIEW_FACTOR = 2.0
 """REVIEW takes in good parts up to this many times the share that may be NG."""
 
-TURN_TESTS = 4
-"""Good images that turns are tried on."""
-
-TURNS: Mapping[str, Callable[[torch.Tensor], torch.Tensor]] = {
-    "mirrored left-right": lambda t: t.flip(-1),
-    "mirrored up-down": lambda t: t.flip(-2),
-    "turned by 180": lambda t: t.flip(-1, -2),
-    "turned by 90": lambda t: t.transpose(-1, -2).flip(-1),
-    "turned by 270": lambda t: t.transpose(-1, -2).flip(-2),
-}
-"""Exact turns of an array ``(C, h, w)``."""
-
-TURN_TOLERANCE = 1.1
-"""A turned image is taken for a good one if its patches are no more than this factor farther from the good ones."""
-
 
 @dataclass(frozen=True)
 class Preset:
@@ -83,7 +60,7 @@ class Preset:
     architecture, backbone
         What is fitted.
     size
-        Side of the median good image at inference, as the root of its area in pixels; one scale holds for all images.
+        Side of an image at inference, as the root of its area in pixels.
     top
         Share of the score map's cells that an image's score is the mean of.
     settings
@@ -102,16 +79,16 @@ PRESETS: Mapping[str, Preset] = {
         "patch-memory",
         "tf_efficientnet_lite0",
         size=256,
-        top=0.03,
+        top=0.01,
         settings={"views": ((1.0, 4.0, 4.0, True),), "memory": 2048, "share": 0.1, "dim": 128, "smoothing": 1.0},
     ),
     "accurate": Preset(
         "patch-memory",
         "tf_efficientnet_lite0",
         size=320,
-        top=0.03,
+        top=0.01,
         settings={
-            "views": ((1.0, 10.0, 3.0, True), (0.8, 4.0, 4.0, True), (0.8, 4.0, 4.0, False)),
+            "views": ((1.0, 10.0, 3.0, True), (0.8, 4.0, 4.0, True)),
             "memory": 4096,
             "share": 0.1,
             "dim": 0,
@@ -142,36 +119,6 @@ class Fitted:
     suspects: tuple[str, ...]
     warnings: tuple[str, ...]
     seconds: Mapping[str, float]
-
-
-@dataclass(frozen=True)
-class Survey:
-    """What the good images have in common.
-
-    Parameters
-    ----------
-    paths, names
-        Readable images, in natural order; names are relative to the folder.
-    channels, dtype
-        The same for all; colour where grey and colour are mixed.
-    window
-        Intensities that become 0 and 1: the whole range of 8-bit images, robust extremes over all images otherwise.
-    side
-        Median side of the images in pixels: the root of their area, so that every image costs about the same.
-    sha256
-        Of all names and contents.
-    warnings
-        Files that were left out, and why.
-    """
-
-    paths: tuple[Path, ...]
-    names: tuple[str, ...]
-    channels: tuple[str, ...]
-    dtype: str
-    window: tuple[float, float]
-    side: float
-    sha256: str
-    warnings: tuple[str, ...]
 
 
 def fit(
@@ -255,7 +202,13 @@ def fit(
     on = devices.choose(device)
     clock.lap("backbone")
 
-    scale = chosen.size / survey.side if smallest_defect is None else DEFECT_CELLS * network.stride / smallest_defect
+    smallest, _, largest = survey.sides
+    size: dict[str, Any] = {
+        "side": chosen.size,
+        "scales": (min(MAX_ENLARGEMENT, chosen.size / largest), min(MAX_ENLARGEMENT, chosen.size / smallest)),
+    }
+    if smallest_defect is not None:
+        size = {"scale": min(MAX_ENLARGEMENT, DEFECT_CELLS * network.stride / smallest_defect)}
     card = ModelCard(
         id=out.name,
         version="1",
@@ -267,7 +220,7 @@ def fit(
             window=survey.window,
             dtype=survey.dtype,
             short_side=0,
-            scale=min(scale, MAX_ENLARGEMENT),
+            **size,
             multiple=math.lcm(network.multiple, 32 if network.stride < 16 else network.multiple),
         ),
         policy=Policy(max_false_alarms=max_false_alarms, review=min(1.0, REVIEW_FACTOR * max_false_alarms)),
@@ -277,7 +230,7 @@ def fit(
         licence=licence,
     )
     fitter: Fitter = fitter_class(network, chosen.settings, len(survey.paths), on, seed)
-    turns = _collect(survey, card, fitter, progress)
+    turns = collect(survey, card, fitter, progress)
     clock.lap("features")
 
     held_out = _cross_fit(survey, card, fitter, out, on, seed, progress)
@@ -307,96 +260,6 @@ def fit(
     if suspects:
         notes.append(f"look at these good images, they are unlike the others: {', '.join(suspects[:10])}")
     return Fitted(card, out, suspects, tuple(notes), clock.laps)
-
-
-def good_folder(folder: Path) -> Path:
-    """Return where the good images of a folder lie: ``train/good``, ``good``, or the folder itself.
-
-    Raises
-    ------
-    FitError
-        If the folder has the parts of a test set, so that defects would be taken for good.
-    """
-    for part in (folder / "train" / "good", folder / "good"):
-        if part.is_dir():
-            return part
-    if (folder / "ground_truth").is_dir() or (folder / "test").is_dir():
-        raise FitError(f"{folder} has test images but no train/good. Give the folder that holds good images only.")
-    return folder
-
-
-def look(folder: Path, paths: Sequence[Path], shots: int | None = None, progress: Progress = lambda *a: None) -> Survey:
-    """Read every good image once: find what they have in common, and leave out what cannot be read.
-
-    Raises
-    ------
-    FitError
-        If none is readable, or their value types differ.
-    """
-    if not paths:
-        raise FitError(f"Found no PNG, JPEG, TIFF, BMP or WebP image in {folder}. Give a folder of good images.")
-    if shots is not None:
-        paths = [paths[i] for i in sorted({round(p) for p in np.linspace(0, len(paths) - 1, min(shots, len(paths)))})]
-    seen: list[_Seen] = []
-    warnings: list[str] = []
-    with ThreadPoolExecutor(devices.threads()) as pool:
-        for done, result in enumerate(pool.map(_look_at, paths), start=1):
-            if isinstance(result, _Seen):
-                seen.append(result)
-            else:
-                warnings.append(f"left out: {result}")
-            progress("reading", done, len(paths))
-    if not seen:
-        raise FitError(f"None of the {len(paths)} images in {folder} can be read. The first: {warnings[0]}")
-    for other in seen:
-        if other.dtype != seen[0].dtype:
-            raise FitError(
-                f"Good images have one value type. Got {seen[0].dtype} in {seen[0].path.name} and {other.dtype} in "
-                f"{other.path.name}; convert them, or fit a model for each type."
-            )
-    digest = hashlib.sha256()
-    names = []
-    for item in seen:
-        names.append(item.path.relative_to(folder).as_posix() if item.path.is_relative_to(folder) else item.path.name)
-        digest.update(f"{names[-1]}\0{item.sha256}\n".encode())
-    low, high = min(s.low for s in seen), max(s.high for s in seen)
-    if high <= low:
-        raise FitError(f"The good images hold one single value, {low:g}, so there is nothing to learn from them.")
-    return Survey(
-        paths=tuple(s.path for s in seen),
-        names=tuple(names),
-        channels=max((s.channels for s in seen), key=len),
-        dtype=seen[0].dtype,
-        window=(0.0, 255.0) if seen[0].dtype == "uint8" else (low, high),
-        side=float(np.median([s.side for s in seen])),
-        sha256=digest.hexdigest(),
-        warnings=tuple(warnings),
-    )
-
-
-@dataclass(frozen=True)
-class _Seen:
-    path: Path
-    channels: tuple[str, ...]
-    dtype: str
-    low: float
-    high: float
-    side: float
-    sha256: str
-
-
-def _look_at(path: Path) -> _Seen | InspectionError:
-    try:
-        image = read_raster(path)
-        digest = weights_io.sha256(path)
-    except (InspectionError, OSError) as error:
-        return error if isinstance(error, InspectionError) else FitError(f"{path}: {error.strerror}")
-    if image.array.dtype == np.uint8:
-        low, high = float(image.array.min()), float(image.array.max())
-    else:
-        low, high = (float(v) for v in np.percentile(image.array, WINDOW_TAILS))
-    side = math.sqrt(math.prod(image.geometry.shape))
-    return _Seen(path, image.channels, str(image.array.dtype), low, high, side, digest)
 
 
 @dataclass(frozen=True)
@@ -450,84 +313,3 @@ def _suspects(names: Sequence[str], held_out: _HeldOut) -> tuple[str, ...]:
     low, high = np.quantile(excess, (0.25, 0.75))
     order = np.argsort(excess)[::-1]
     return tuple(names[i] for i in order if excess[i] > high + 3 * (high - low))
-
-
-def _collect(survey: Survey, card: ModelCard, fitter: Fitter, progress: Progress) -> tuple[str, ...]:
-    """Hand every window of every good image to the fitter, plain and turned; return the names of the turns."""
-    n = len(survey.paths)
-    for i, image in enumerate(read_ahead(survey.paths, read_raster)):
-        prepared = prepare(image, card)
-        _add(fitter, i, prepared.pixels, _origins(prepared, fitter.stride, fitter.offset), card)
-        progress("features", i + 1, n)
-    accepted = _turns_that_help(survey, card, fitter)
-    if accepted:
-        for i, image in enumerate(read_ahead(survey.paths, read_raster)):
-            prepared = prepare(image, card)
-            origins = _origins(prepared, fitter.stride, fitter.offset)
-            for name in accepted:
-                turn = TURNS[name]
-                _add(fitter, i, turn(prepared.pixels), turn(origins.permute(2, 0, 1)).permute(1, 2, 0), card)
-            progress("turned copies", i + 1, n)
-    return tuple(accepted)
-
-
-def _turns_that_help(survey: Survey, card: ModelCard, fitter: Fitter) -> list[str]:
-    """Return the turns under which good images still look good.
-
-    The yardstick is how far a good image lies from the others; for a lone image, how far it lies from itself moved by
-    half a cell. A turn that goes much beyond that would teach the model that wrongly placed parts are good.
-    """
-    import torch
-
-    def distance(predictor: FittedPredictor, pixels: torch.Tensor) -> float:
-        with torch.inference_mode():
-            scores = [
-                predictor(pixels[(slice(None), *window)][None]).map.mean()
-                for window in _windows(pixels, card.preparation)
-            ]
-        return float(torch.stack(scores).mean())
-
-    n = len(survey.paths)
-    if n >= 2 * TURN_TESTS:
-        tested = _spread(range(n), TURN_TESTS)
-        groups = [(tested, _spread([i for i in range(n) if i not in tested], 5 * TURN_TESTS))]
-    else:
-        groups = [([i], [j for j in range(n) if j != i] or [i]) for i in range(n)]
-    ratios: dict[str, list[float]] = {name: [] for name in TURNS}
-    for tested, others in groups:
-        predictor = fitter.build(others, survey.names)
-        for i in tested:
-            pixels = prepare(read_raster(survey.paths[i]), card).pixels
-            half = fitter.stride // 2
-            plain = distance(predictor, pixels if n > 1 else torch.roll(pixels, (half, half), dims=(1, 2)))
-            for name, turn in TURNS.items():
-                ratios[name].append(distance(predictor, turn(pixels)) / max(plain, 1e-6))
-    return [name for name, values in ratios.items() if np.mean(values) <= TURN_TOLERANCE]
-
-
-def _spread(items: Sequence[int], count: int) -> list[int]:
-    """Return up to `count` of the items, evenly spaced."""
-    places = np.linspace(0, len(items) - 1, min(count, len(items)))
-    return [items[i] for i in sorted({round(p) for p in places})]
-
-
-def _windows(pixels: torch.Tensor, preparation: Preparation) -> list[Window]:
-    return plan(tuple(pixels.shape[1:]), preparation.tile, preparation.overlap, preparation.multiple)
-
-
-def _add(fitter: Fitter, image: int, pixels: torch.Tensor, origins: torch.Tensor, card: ModelCard) -> None:
-    for window in _windows(pixels, card.preparation):
-        cells = tuple(slice(s.start // fitter.stride, s.stop // fitter.stride) for s in window)
-        fitter.add(image, pixels[(slice(None), *window)][None], origins[cells][None])
-
-
-def _origins(prepared: Prepared, stride: int, offset: float) -> torch.Tensor:
-    """Return ``(h', w', 4)``: centre y, x and height, width of each cell in the source's pixels."""
-    import torch
-
-    rows, columns = (np.arange(n // stride) for n in prepared.shape)
-    (y, x), size = source_box((rows, columns), prepared.shape, prepared.source, stride, offset)
-    grid = np.stack(
-        [*np.meshgrid(y, x, indexing="ij"), *(np.full((len(rows), len(columns)), s) for s in size)], axis=-1
-    )
-    return torch.from_numpy(grid.astype(np.float32))

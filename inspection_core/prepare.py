@@ -72,6 +72,9 @@ def inference_shape(shape: Sequence[int], preparation: Preparation) -> tuple[int
     if preparation.short_side:
         factor = preparation.short_side / min(y, x)
         factor = min(factor, max(1.0, MAX_ASPECT * preparation.short_side / max(y, x)))
+    elif preparation.side:
+        low, high = preparation.scales
+        factor = min(max(preparation.side / math.sqrt(y * x), low), high)
     else:
         factor = preparation.scale
     m = preparation.multiple
@@ -110,6 +113,11 @@ def prepare(image: Image, card: ModelCard) -> Prepared:
     _check_type(image, card)
     array, warnings = match_channels(image, card.channels)
     size = inference_shape(image.geometry.shape, preparation)
+    if len(array) * math.prod(size) > MAX_VOXELS:
+        raise ReadError(
+            f"{image.name}: at the model's scale this image of {image.geometry.shape} would be {size} pixels, which is "
+            "too large. Give a part of it, or fit a model with a larger --smallest-defect."
+        )
     low, high = preparation.window
     pixels = torch.empty((len(array), *size), dtype=torch.float32)
     for channel, plane in zip(pixels, array, strict=True):  # one at a time bounds memory for very large images

@@ -13,6 +13,7 @@ from the original, both measured in ``docs/decisions/0002-anomaly-defaults.md``:
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -35,6 +36,12 @@ POOL = 40_000
 
 CORESET_DIM = 48
 """Dimensions that the coreset is chosen in; the references themselves keep all."""
+
+MAX_BLUR = 100.0
+"""Largest blur, in pixels or cells, that a card may ask for."""
+
+MAX_OFFSET = 1000.0
+"""Largest offset, in pixels, that a card may ask for."""
 
 NEIGHBOURS = 5
 """Good patches whose distance is taken for the local density of a reference."""
@@ -134,9 +141,8 @@ class PatchMemory:
 
     def to(self, device: Device) -> None:
         """Move everything that computes to a device."""
+        # Each part is asked where it is: a move that failed half way, for want of memory, is then made good.
         where = device.torch
-        if self.densities[0].device.type == where.type and self.densities[0].device.index == where.index:
-            return
         self.backbone.to(where)
         self.memories = [m.to(where) for m in self.memories]
         self.densities = [d.to(where) for d in self.densities]
@@ -266,6 +272,7 @@ def load(folder: Path, card: ModelCard, device: Device) -> PatchMemory:
             )
         ]
         name, smoothing, offset = str(settings["backbone"]), float(settings["smoothing"]), float(settings["offset"])
+        _check(views, smoothing, offset)
         names = [str(n) for n in cast("Sequence[str]", card.training["names"])]
     except (KeyError, TypeError, ValueError) as error:
         raise ModelError(
@@ -286,6 +293,17 @@ def load(folder: Path, card: ModelCard, device: Device) -> PatchMemory:
     )
     predictor.to(device)
     return predictor
+
+
+def _check(views: Sequence[View], smoothing: float, offset: float) -> None:
+    """Refuse settings that no fit makes, and that would take the memory or the time of a whole machine."""
+    for view in views:
+        if not (0 < view.factor <= 1 and 0 <= view.blur <= MAX_BLUR and 0 < view.gain < math.inf):
+            raise ValueError(f"a view has a factor in (0, 1], a blur up to {MAX_BLUR:g} and a gain above 0, got {view}")
+    if not 0 <= smoothing <= MAX_BLUR or not abs(offset) <= MAX_OFFSET:
+        raise ValueError(
+            f"smoothing is up to {MAX_BLUR:g} and offset up to {MAX_OFFSET:g}, got {smoothing:g} and {offset:g}"
+        )
 
 
 def describe(

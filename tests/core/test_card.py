@@ -144,6 +144,8 @@ VALUE_ERRORS = {
         "The inference size needs short_side >= 0, scale > 0 and tile >= multiple >= 1. Got 256, 1.0, 16, 32.",
     ),
     "negative side": (lambda: Preparation(short_side=-1), "The inference size needs short_side >= 0, scale > 0 and"),
+    "side that is no number": (lambda: Preparation(side=float("nan")), "The inference size needs side >= 0 and scales"),
+    "scales in the wrong order": (lambda: Preparation(scales=(2.0, 1.0)), "The inference size needs side >= 0 and sc"),
     "scale of 0": (lambda: Preparation(scale=0.0), "The inference size needs short_side >= 0, scale > 0 and"),
     "multiple of 0": (lambda: Preparation(multiple=0), "The inference size needs short_side >= 0, scale > 0 and"),
     "policy of another kind": (

@@ -10,7 +10,8 @@ from inspection_core.engine import Engine
 from inspection_core.errors import FitError, ModelError, ReadError, UsageError
 from inspection_core.infer import predict
 from inspection_core.io.raster import list_images, read_raster
-from inspection_core.learn import MAX_ENLARGEMENT, WINDOW_TAILS, fit, good_folder, look
+from inspection_core.learn import MAX_ENLARGEMENT, fit
+from inspection_core.survey import WINDOW_TAILS, good_folder, look
 
 QUICK = {"preset": "fast", "device": "cpu", "smallest_defect": 8}
 

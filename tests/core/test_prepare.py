@@ -35,6 +35,28 @@ def test_at_scale_1_nothing_changes(height, width, seed):
     assert np.array_equal(back, picture)
 
 
+# name: (shape of an image, size at inference); the good images were 100 x 100 to 400 x 100, and look like 80 x 80
+SIDES = {
+    "as the smallest good one": ((100, 100), (80, 80)),
+    "as the largest": ((400, 100), (160, 40)),
+    "between, and upright": ((100, 200), (56, 112)),
+    "smaller than any": ((50, 50), (40, 40)),
+    "larger than any: it shows more": ((1000, 500), (400, 200)),
+    "a strip stays a strip": ((2, 8000), (8, 5056)),
+}
+
+
+@pytest.mark.parametrize(("shape", "expected"), SIDES.values(), ids=SIDES)
+def test_images_of_various_sizes_are_brought_to_one_area(shape, expected):
+    """Within the range of the good images; beyond it an image shows more, or less, at their scale."""
+    assert inference_shape(shape, card_of(side=80.0, scales=(0.4, 0.8), multiple=8).preparation) == expected
+
+
+def test_a_scale_that_would_take_all_memory_is_refused():
+    with pytest.raises(ReadError, match=r"would be \(100000, 100000\) pixels, which is too large\. Give a part of it"):
+        prepare(image_of(np.zeros((10, 10), np.float32)), card_of(scale=10000.0))
+
+
 @settings(deadline=None, max_examples=60)
 @given(
     st.tuples(st.integers(60, 200), st.integers(60, 200)),

@@ -74,6 +74,10 @@ HOSTILE = {
         )},
         r"^The weights lack 'memory\.1'",
     ),
+    "a blur that takes all memory": ({"view_blur": (1e9,)}, r"patch-memory: a view has a factor .* blur=1000000000"),
+    "a view of no size": ({"view_factor": (0.0,)}, r"patch-memory: a view has a factor in \(0, 1\]"),
+    "a gain that is no number": ({"view_gain": (float("nan"),)}, r"patch-memory: a view has .* gain=nan"),
+    "smoothing without end": ({"smoothing": 1e9}, r"patch-memory: smoothing is up to 100 .* got 1e\+09"),
     "smoothing of text": ({"smoothing": "much"}, r"lacks settings of patch-memory: could not convert"),
 }  # fmt: skip
 

@@ -1,0 +1,118 @@
+"""Hand every good image to a fitter, plain and in the turns under which good images still look good."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from inspection_core.card import ModelCard, Preparation
+from inspection_core.engine import plan
+from inspection_core.io.raster import read_raster
+from inspection_core.io.stream import read_ahead
+from inspection_core.models import FittedPredictor, Fitter
+from inspection_core.prepare import Prepared, prepare, source_box
+from inspection_core.survey import Survey
+from inspection_core.tiling import Window
+
+if TYPE_CHECKING:
+    import torch
+
+TURN_TESTS = 4
+"""Good images that turns are tried on."""
+
+TURNS: Mapping[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "mirrored left-right": lambda t: t.flip(-1),
+    "mirrored up-down": lambda t: t.flip(-2),
+    "turned by 180": lambda t: t.flip(-1, -2),
+    "turned by 90": lambda t: t.transpose(-1, -2).flip(-1),
+    "turned by 270": lambda t: t.transpose(-1, -2).flip(-2),
+}
+"""Exact turns of an array ``(C, h, w)``."""
+
+TURN_TOLERANCE = 1.1
+"""A turned image is taken for a good one if its patches are no more than this factor farther from the good ones."""
+
+
+def collect(
+    survey: Survey, card: ModelCard, fitter: Fitter, progress: Callable[[str, int, int], None]
+) -> tuple[str, ...]:
+    """Hand every window of every good image to the fitter, plain and turned; return the names of the turns."""
+    n = len(survey.paths)
+    for i, image in enumerate(read_ahead(survey.paths, read_raster)):
+        prepared = prepare(image, card)
+        _add(fitter, i, prepared.pixels, _origins(prepared, fitter.stride, fitter.offset), card)
+        progress("features", i + 1, n)
+    accepted = _turns_that_help(survey, card, fitter)
+    if accepted:
+        for i, image in enumerate(read_ahead(survey.paths, read_raster)):
+            prepared = prepare(image, card)
+            origins = _origins(prepared, fitter.stride, fitter.offset)
+            for name in accepted:
+                turn = TURNS[name]
+                _add(fitter, i, turn(prepared.pixels), turn(origins.permute(2, 0, 1)).permute(1, 2, 0), card)
+            progress("turned copies", i + 1, n)
+    return tuple(accepted)
+
+
+def _turns_that_help(survey: Survey, card: ModelCard, fitter: Fitter) -> list[str]:
+    """Return the turns under which good images still look good.
+
+    The yardstick is how far a good image lies from the others; for a lone image, how far it lies from itself moved by
+    half a cell. A turn that goes much beyond that would teach the model that wrongly placed parts are good.
+    """
+    import torch
+
+    def distance(predictor: FittedPredictor, pixels: torch.Tensor) -> float:
+        with torch.inference_mode():
+            scores = [
+                predictor(pixels[(slice(None), *window)][None]).map.mean()
+                for window in _windows(pixels, card.preparation)
+            ]
+        return float(torch.stack(scores).mean())
+
+    n = len(survey.paths)
+    if n >= 2 * TURN_TESTS:
+        tested = _spread(range(n), TURN_TESTS)
+        groups = [(tested, _spread([i for i in range(n) if i not in tested], 5 * TURN_TESTS))]
+    else:
+        groups = [([i], [j for j in range(n) if j != i] or [i]) for i in range(n)]
+    ratios: dict[str, list[float]] = {name: [] for name in TURNS}
+    for tested, others in groups:
+        predictor = fitter.build(others, survey.names)
+        for i in tested:
+            pixels = prepare(read_raster(survey.paths[i]), card).pixels
+            half = fitter.stride // 2
+            plain = distance(predictor, pixels if n > 1 else torch.roll(pixels, (half, half), dims=(1, 2)))
+            for name, turn in TURNS.items():
+                ratios[name].append(distance(predictor, turn(pixels)) / max(plain, 1e-6))
+    return [name for name, values in ratios.items() if np.mean(values) <= TURN_TOLERANCE]
+
+
+def _spread(items: Sequence[int], count: int) -> list[int]:
+    """Return up to `count` of the items, evenly spaced."""
+    places = np.linspace(0, len(items) - 1, min(count, len(items)))
+    return [items[i] for i in sorted({round(p) for p in places})]
+
+
+def _windows(pixels: torch.Tensor, preparation: Preparation) -> list[Window]:
+    return plan(tuple(pixels.shape[1:]), preparation.tile, preparation.overlap, preparation.multiple)
+
+
+def _add(fitter: Fitter, image: int, pixels: torch.Tensor, origins: torch.Tensor, card: ModelCard) -> None:
+    for window in _windows(pixels, card.preparation):
+        cells = tuple(slice(s.start // fitter.stride, s.stop // fitter.stride) for s in window)
+        fitter.add(image, pixels[(slice(None), *window)][None], origins[cells][None])
+
+
+def _origins(prepared: Prepared, stride: int, offset: float) -> torch.Tensor:
+    """Return ``(h', w', 4)``: centre y, x and height, width of each cell in the source's pixels."""
+    import torch
+
+    rows, columns = (np.arange(n // stride) for n in prepared.shape)
+    (y, x), size = source_box((rows, columns), prepared.shape, prepared.source, stride, offset)
+    grid = np.stack(
+        [*np.meshgrid(y, x, indexing="ij"), *(np.full((len(rows), len(columns)), s) for s in size)], axis=-1
+    )
+    return torch.from_numpy(grid.astype(np.float32))

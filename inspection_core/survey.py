@@ -1,0 +1,146 @@
+"""What good images have in common: read each once, before anything is learnt from them."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from inspection_core import device as devices
+from inspection_core.errors import FitError, InspectionError
+from inspection_core.io.raster import read_raster
+from inspection_core.models import weights as weights_io
+
+WINDOW_TAILS = (0.1, 99.9)
+"""Percentiles of an image's values between which the intensity window of 16-bit and float images lies, at least."""
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What the good images have in common.
+
+    Parameters
+    ----------
+    paths, names
+        Readable images, in natural order; names are relative to the folder.
+    channels, dtype
+        The same for all; colour where grey and colour are mixed.
+    window
+        Intensities that become 0 and 1: the whole range of 8-bit images, robust extremes over all images otherwise.
+    sides
+        Smallest, median and largest side of the images in pixels: the root of their area.
+    sha256
+        Of all names and contents.
+    warnings
+        Files that were left out, and why.
+    """
+
+    paths: tuple[Path, ...]
+    names: tuple[str, ...]
+    channels: tuple[str, ...]
+    dtype: str
+    window: tuple[float, float]
+    sides: tuple[float, float, float]
+    sha256: str
+    warnings: tuple[str, ...]
+
+
+def good_folder(folder: Path) -> Path:
+    """Return where the good images of a folder lie: ``train/good``, ``good``, or the folder itself.
+
+    Raises
+    ------
+    FitError
+        If the folder has the parts of a test set, so that defects would be taken for good.
+    """
+    for part in (folder / "train" / "good", folder / "good"):
+        if part.is_dir():
+            return part
+    if (folder / "ground_truth").is_dir() or (folder / "test").is_dir():
+        raise FitError(f"{folder} has test images but no train/good. Give the folder that holds good images only.")
+    return folder
+
+
+def look(
+    folder: Path,
+    paths: Sequence[Path],
+    shots: int | None = None,
+    progress: Callable[[str, int, int], None] = lambda *a: None,
+) -> Survey:
+    """Read every good image once: find what they have in common, and leave out what cannot be read.
+
+    Raises
+    ------
+    FitError
+        If none is readable, or their value types differ.
+    """
+    if not paths:
+        raise FitError(f"Found no PNG, JPEG, TIFF, BMP or WebP image in {folder}. Give a folder of good images.")
+    if shots is not None:
+        paths = [paths[i] for i in sorted({round(p) for p in np.linspace(0, len(paths) - 1, min(shots, len(paths)))})]
+    seen: list[_Seen] = []
+    warnings: list[str] = []
+    with ThreadPoolExecutor(devices.threads()) as pool:
+        for done, result in enumerate(pool.map(_look_at, paths), start=1):
+            if isinstance(result, _Seen):
+                seen.append(result)
+            else:
+                warnings.append(f"left out: {result}")
+            progress("reading", done, len(paths))
+    if not seen:
+        raise FitError(f"None of the {len(paths)} images in {folder} can be read. The first: {warnings[0]}")
+    for other in seen:
+        if other.dtype != seen[0].dtype:
+            raise FitError(
+                f"Good images have one value type. Got {seen[0].dtype} in {seen[0].path.name} and {other.dtype} in "
+                f"{other.path.name}; convert them, or fit a model for each type."
+            )
+    digest = hashlib.sha256()
+    names = []
+    for item in seen:
+        names.append(item.path.relative_to(folder).as_posix() if item.path.is_relative_to(folder) else item.path.name)
+        digest.update(f"{names[-1]}\0{item.sha256}\n".encode())
+    low, high = min(s.low for s in seen), max(s.high for s in seen)
+    sides = [s.side for s in seen]
+    if high <= low:
+        raise FitError(f"The good images hold one single value, {low:g}, so there is nothing to learn from them.")
+    return Survey(
+        paths=tuple(s.path for s in seen),
+        names=tuple(names),
+        channels=max((s.channels for s in seen), key=len),
+        dtype=seen[0].dtype,
+        window=(0.0, 255.0) if seen[0].dtype == "uint8" else (low, high),
+        sides=(min(sides), float(np.median(sides)), max(sides)),
+        sha256=digest.hexdigest(),
+        warnings=tuple(warnings),
+    )
+
+
+@dataclass(frozen=True)
+class _Seen:
+    path: Path
+    channels: tuple[str, ...]
+    dtype: str
+    low: float
+    high: float
+    side: float
+    sha256: str
+
+
+def _look_at(path: Path) -> _Seen | InspectionError:
+    try:
+        image = read_raster(path)
+        digest = weights_io.sha256(path)
+    except (InspectionError, OSError) as error:
+        return error if isinstance(error, InspectionError) else FitError(f"{path}: {error.strerror}")
+    if image.array.dtype == np.uint8:
+        low, high = float(image.array.min()), float(image.array.max())
+    else:
+        low, high = (float(v) for v in np.percentile(image.array, WINDOW_TAILS))
+    side = math.sqrt(math.prod(image.geometry.shape))
+    return _Seen(path, image.channels, str(image.array.dtype), low, high, side, digest)
