@@ -36,6 +36,7 @@ import json
 import logging
 import math
 import platform
+import shutil
 import tempfile
 import time
 from importlib.metadata import version
@@ -100,17 +101,26 @@ def check_backbone(model: Patchcore, weights: dict[str, torch.Tensor]) -> float:
     return max(float((features[layer] - seen[layer]).abs().max()) for layer in LAYERS)
 
 
-def data(dataset: Path, batch: int) -> Folder:
-    """Return the images as anomalib reads them; the same test images for validation, as its default for MVTec."""
+def data(dataset: Path, batch: int, scratch: Path) -> Folder:
+    """Return the images as anomalib reads them; the same test images for validation, as its default for MVTec.
+
+    anomalib pairs images and masks by their order alone, and ``a_1.png, a_10.png`` does not sort as
+    ``a_1_mask.png, a_10_mask.png`` does. So the masks are copied to `scratch` under the names of their images.
+    """
     kinds = sorted(p.name for p in (dataset / "test").iterdir() if p.is_dir() and p.name != "good")
-    masks = [f"ground_truth/{k}" for k in kinds if (dataset / "ground_truth" / k).is_dir()]
+    for kind in kinds:
+        (scratch / kind).mkdir()
+        for image in (dataset / "test" / kind).iterdir():
+            shutil.copyfile(
+                dataset / "ground_truth" / kind / f"{image.stem}_mask.png", scratch / kind / f"{image.stem}.png"
+            )
     folder = Folder(
         name=dataset.name,
         root=dataset,
         normal_dir="train/good",
         normal_test_dir="test/good",
-        abnormal_dir=[f"test/{k}" for k in kinds],
-        mask_dir=masks or None,
+        abnormal_dir=[f"test/{kind}" for kind in kinds],
+        mask_dir=[scratch / kind for kind in kinds],
         train_batch_size=batch,
         eval_batch_size=batch,
         num_workers=0,
@@ -118,8 +128,7 @@ def data(dataset: Path, batch: int) -> Folder:
     )
     folder.setup()
     for image, mask in zip(folder.test_data.samples.image_path, folder.test_data.samples.mask_path, strict=True):
-        # anomalib pairs them by their order alone
-        if mask and (Path(mask).parent.name, Path(mask).stem) != (Path(image).parent.name, f"{Path(image).stem}_mask"):
+        if mask and (Path(mask).parent.name, Path(mask).stem) != (Path(image).parent.name, Path(image).stem):
             raise SystemExit(f"anomalib gave {Path(image).name} the mask {Path(mask).name}.")
     return folder
 
@@ -161,8 +170,9 @@ def main() -> None:
     )
     random_off = check_backbone(model, weights)
     fill(model, weights)
-    folder = data(options.dataset.resolve(), options.batch)
     with tempfile.TemporaryDirectory() as scratch:
+        (Path(scratch) / "masks").mkdir()
+        folder = data(options.dataset.resolve(), options.batch, Path(scratch) / "masks")
         engine = Engine(accelerator="cpu", devices=1, logger=False, default_root_dir=scratch)
         started, cpu_started = time.perf_counter(), time.process_time()
         engine.fit(model=model, datamodule=folder)
