@@ -1,6 +1,6 @@
 """Models from good images alone: survey, fit, cross-fit, calibrate, save.
 
-Every good image is scored once by a model that did not see it (cross-fitting in `FOLDS` folds). Those scores make the
+Every good image is scored once by a model that did not see it (cross-fitting, see `FOLDS`). Those scores make the
 calibration: the p-value of a new image is its place among them. Nothing here looks at an image that is not good.
 """
 
@@ -32,8 +32,11 @@ from inspection_core.threshold import cuts
 
 Progress = Callable[[str, int, int], None]
 
-FOLDS = 5
-"""Parts that the good images are split into for cross-fitting: each is scored by a model of the other four."""
+FOLDS = {1: 5, 40: 10}
+"""Number of good images -> parts they are split into for cross-fitting; each is scored by a model of the others.
+
+More parts cost time, and bring the calibration nearer to the final model, which knows all images.
+"""
 
 PIXEL_QUANTILE = 0.999
 """Share of a good image's pixels that stay below the score at which findings are outlined."""
@@ -89,7 +92,7 @@ PRESETS: Mapping[str, Preset] = {
         top=0.01,
         settings={
             "views": ((1.0, 10.0, 3.0, True), (0.8, 4.0, 4.0, True)),
-            "memory": 4096,
+            "memory": 8192,
             "share": 0.1,
             "dim": 0,
             "smoothing": 1.0,
@@ -277,7 +280,8 @@ def _cross_fit(
     if n < 2:
         return _HeldOut(Calibration(), np.zeros(0), [])
     # Contiguous: neighbours in a folder are often the same part again, and must not vouch for each other.
-    folds = np.array_split(np.arange(n), min(FOLDS, n))
+    parts = max(count for least, count in FOLDS.items() if n >= least)
+    folds = np.array_split(np.arange(n), min(parts, n))
     scores, peaks, samples = np.zeros(n), np.zeros(n), []
     generator = np.random.default_rng(seed)
     done = 0

@@ -15,6 +15,13 @@ BLOCK = 1024
 """Queries a block. Always this many, padded: a fixed shape makes a result independent of what else is searched."""
 
 
+CANDIDATES = 256
+"""Farthest vectors that are looked at together while a coreset is chosen."""
+
+COVER_BLOCK = 8192
+"""Vectors whose distances to the newly chosen ones are computed at a time, while they are in the processor's cache."""
+
+
 class Memory:
     """A set of reference vectors to be searched.
 
@@ -65,6 +72,10 @@ def greedy_coreset(vectors: Tensor, count: int) -> tuple[Tensor, Tensor]:
     Each step takes the vector that is farthest from those chosen so far; the covering radius is at most twice the best
     possible (Gonzalez 1985; Sener and Savarese 2018).
 
+    Many steps share one pass over the vectors. The `CANDIDATES` farthest ones are looked at among themselves: while the
+    farthest of them is still as far as the last of them was, no vector outside the list can be farther, since distances
+    only shrink. So the choice is the same as step by step, for a fraction of the memory traffic.
+
     Parameters
     ----------
     vectors
@@ -79,21 +90,39 @@ def greedy_coreset(vectors: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """
     count = min(count, len(vectors))
     norms = vectors.square().sum(dim=1)
+    first = int((vectors - vectors.mean(dim=0)).square().sum(dim=1).argmin())
     nearest = torch.full((len(vectors),), torch.inf, device=vectors.device)
-    numbers = torch.empty(count, dtype=torch.int64)
-    radii = torch.empty(count)
-    product = torch.empty_like(norms)
-    chosen = int((vectors - vectors.mean(dim=0)).square().sum(dim=1).argmin())
-    for step in range(count):
-        numbers[step] = chosen
-        torch.mv(vectors, vectors[chosen], out=product)
-        product.mul_(-2).add_(norms).add_(norms[chosen])
-        torch.minimum(nearest, product, out=nearest)
-        nearest[chosen] = -torch.inf  # nothing is chosen twice, not even among equal vectors
-        farthest, index = nearest.max(dim=0)
-        chosen = int(index)
-        radii[step] = farthest.clamp_min(0).sqrt()
-    return numbers, radii
+    _bring_near(nearest, vectors, norms, [first])
+    numbers, squares = [first], []
+    while len(numbers) < count:
+        values, listed = nearest.topk(min(CANDIDATES, len(vectors)))
+        bound = float(values[-1]) if len(listed) < len(vectors) else -math.inf
+        candidates = vectors[listed]
+        between = torch.cdist(candidates, candidates, compute_mode="donot_use_mm_for_euclid_dist").square().cpu()
+        left, places = values.cpu(), listed.tolist()
+        chosen: list[int] = []
+        while len(numbers) < count:
+            farthest, place = (v.item() for v in left.max(dim=0))
+            if chosen and (farthest < bound or farthest == -math.inf):
+                break
+            chosen.append(places[int(place)])
+            numbers.append(chosen[-1])
+            squares.append(farthest)
+            torch.minimum(left, between[int(place)], out=left)
+            left[int(place)] = -math.inf  # nothing is chosen twice, not even among equal vectors
+        _bring_near(nearest, vectors, norms, chosen)
+    squares.append(float(nearest.max()))
+    return torch.tensor(numbers), torch.tensor(squares).clamp_min(0).sqrt()
+
+
+def _bring_near(nearest: Tensor, vectors: Tensor, norms: Tensor, chosen: list[int]) -> None:
+    """Update squared distances to the nearest chosen vector, in place; those of the chosen become minus infinity."""
+    some = vectors[chosen]
+    for start in range(0, len(vectors), COVER_BLOCK):
+        part = slice(start, start + COVER_BLOCK)
+        products = torch.addmm(norms[chosen], vectors[part], some.T, alpha=-2)
+        torch.minimum(nearest[part], products.amin(dim=1).add_(norms[part]), out=nearest[part])
+    nearest[chosen] = -math.inf
 
 
 def projection(dim: int, target: int, seed: int) -> Tensor:

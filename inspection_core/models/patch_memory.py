@@ -7,7 +7,7 @@ from the original, both measured in ``docs/decisions/0002-anomaly-defaults.md``:
   fixed gain. Exposure and slow shading drop out; cracks, pits and fibres stay. Two views of different size and blur are
   looked up in memories of their own, and their scores are added.
 * **Local density.** A distance counts less where good patches are themselves far apart: it is divided by how far the
-  nearest reference lies from its own five neighbours, averaged with the mean of that over the memory (so that a lone
+  nearest reference lies from its own fifteen neighbours, averaged with the mean of that over the memory (so that a lone
   odd reference does not excuse everything). A score of 1 a view is what a typical good patch has.
 """
 
@@ -31,8 +31,15 @@ from inspection_core.models.backbone import Backbone
 from inspection_core.models.nearest import Memory, greedy_coreset, projection
 from inspection_core.prediction import Neighbour
 
-POOL = 40_000
-"""Good patches of all images together, a view, that the memory is chosen from; bounds memory while fitting."""
+POOL = (40_000, 80_000)
+"""Fewest and most good patches of all images together, a view, that the memory is chosen from; bounds memory while
+fitting."""
+
+POOL_SHARE = 500
+"""Patches of each image in that pool, between these bounds."""
+
+LEAST_PATCHES = 4
+"""Patches that an image gives to the pool in any case, however many images there are."""
 
 CORESET_DIM = 48
 """Dimensions that the coreset is chosen in; the references themselves keep all."""
@@ -43,7 +50,7 @@ MAX_BLUR = 100.0
 MAX_OFFSET = 1000.0
 """Largest offset, in pixels, that a card may ask for."""
 
-NEIGHBOURS = 5
+NEIGHBOURS = 15
 """Good patches whose distance is taken for the local density of a reference."""
 
 
@@ -205,7 +212,8 @@ class PatchMemoryFitter:
         self.backbone.to(device.torch)
         dim = int(settings["dim"])
         self.basis = projection(backbone.dim, dim, seed).to(device.torch) if 0 < dim < backbone.dim else None
-        self._quota = max(32, POOL // max(1, images))
+        self._pool = min(max(POOL[0], POOL_SHARE * images), POOL[1])
+        self._quota = max(LEAST_PATCHES, self._pool // max(1, images))
         self._generator = torch.Generator().manual_seed(seed)
         # For each view and image: patches (n, d), and for the first view their origins (n, 4).
         self._patches: list[dict[int, list[Tensor]]] = [{} for _ in self.views]
@@ -235,7 +243,7 @@ class PatchMemoryFitter:
         for number in range(len(self.views)):
             pool = torch.cat([p for i in images for p in self._patches[number][i]]).to(self.device.torch)
             generator = torch.Generator().manual_seed(self.seed)
-            some = torch.randperm(len(pool), generator=generator)[:POOL].sort().values
+            some = torch.randperm(len(pool), generator=generator)[: self._pool].sort().values
             pool = pool[some.to(pool.device)]
             count = max(min(self.memory, round(self.share * len(pool))), min(len(pool), 256))
             small = pool
