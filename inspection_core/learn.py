@@ -82,14 +82,14 @@ PRESETS: Mapping[str, Preset] = {
         "patch-memory",
         "tf_efficientnet_lite0",
         size=256,
-        top=0.01,
+        top=0.03,
         settings={"views": ((1.0, 4.0, 4.0, True),), "memory": 2048, "share": 0.1, "dim": 128, "smoothing": 1.0},
     ),
     "accurate": Preset(
         "patch-memory",
         "tf_efficientnet_lite0",
         size=320,
-        top=0.01,
+        top=0.03,
         settings={
             "views": ((1.0, 10.0, 3.0, True), (0.8, 4.0, 4.0, True)),
             "memory": 8192,
