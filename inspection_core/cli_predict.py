@@ -133,11 +133,17 @@ def predict(
                 else:
                     result.outputs.extend(map(str, written.files))
                     entry = findings_json(prediction)
-                    predictions.append({k: entry[k] for k in ("source", "image_score", "p_value", "verdict")})
+                    shown = {k: entry[k] for k in ("source", "image_score", "p_value", "verdict")}
+                    if item.parts:
+                        parts = zip(card.channels, item.parts, strict=True)
+                        shown["channels"] = [{"name": c, "scan": p.words, "why": p.why} for c, p in parts]
+                    predictions.append(shown)
                     result.warnings.extend(f"{item.label}: {w}" for w in (*prediction.warnings, *written.notes))
                     if len(inputs) <= SHOWN:
                         show_prediction(
-                            prediction, card.task, item.name if item.kind == "dicom" else item.files[0].name
+                            prediction,
+                            card.task,
+                            item.name if item.kind == "dicom" or item.parts else item.files[0].name,
                         )
                 show("predicting", done, len(inputs))
         result.extra["predictions"] = predictions

@@ -142,16 +142,18 @@ def _is_header(path: Path) -> bool:
 
 def beside(path: Path) -> list[Path]:
     """Return the files of the same case: those whose numbered or spoken channel alone differs from this one's."""
-    case = _case(path)
-    found = [p for p in sorted(path.parent.iterdir()) if p.is_file() and is_scan_file(p) and _case(p) == case]
+    case = case_of(path).lower()
+    found = [p for p in sorted(path.parent.iterdir()) if p.is_file() and is_scan_file(p) and case_of(p).lower() == case]
     return [p for p in found if _is_header(p)] or [path]
 
 
-def _case(path: Path) -> str:
+def case_of(path: Path) -> str:
+    """Return a file's name without its suffix and without what names its channel."""
     stem = _stem(path)
     if match := NUMBERED.match(stem):
         return match["case"]
-    return re.sub(r"[_\-. ]*(t1|t2|flair)[a-z]*([_\-. ]*(post|pre|gd|ce|flair|contrast))*", "", stem.lower())
+    spoken = r"[_\-. ]*(t1|t2|flair)[a-z]*([_\-. ]*(post|pre|gd|ce|flair|contrast))*"
+    return re.sub(spoken, "", stem, flags=re.IGNORECASE)
 
 
 def _stem(path: Path) -> str:

@@ -134,7 +134,8 @@ def load_study(
         whole = _read_file(Path(paths[0]), assume_mm)
         if len(whole.array) == len(wanted):
             return _four_d(whole, wanted)
-    candidates, refused = [], ()
+    candidates: list[Candidate] = []
+    refused: tuple[tuple[str, str], ...] = ()
     if set(wanted) - set(chosen) or _needs_list(chosen):
         candidates, refused = find_candidates(paths, wanted)
     study = load_picked(
@@ -168,11 +169,6 @@ def pick(
     picked = [chosen_scan(c, str(chosen[c]), candidates) if c in chosen else matched(c, candidates) for c in wanted]
     _no_scan_twice(wanted, picked)
     return tuple(picked)
-
-
-def check_choices(channels: Sequence[str], choices: Mapping[str, str | Path], grid: str | None) -> None:
-    """Refuse a choice or a grid that is for none of the channels, with a UsageError."""
-    _check_request(tuple(channels), choices, grid)
 
 
 def load_picked(
@@ -232,6 +228,17 @@ def _check_request(wanted: tuple[str, ...], chosen: Mapping[str, object], grid: 
     twice = {c for c in wanted if [canonical(w) for w in wanted].count(canonical(c)) > 1}
     if twice:
         raise UsageError(f"Each channel is asked for once. {' and '.join(sorted(twice))} mean the same.")
+    check_choices(wanted, chosen, grid)
+
+
+def check_choices(wanted: Sequence[str], chosen: Mapping[str, object], grid: str | None) -> None:
+    """Refuse a choice or a grid that is for none of the channels.
+
+    Raises
+    ------
+    UsageError
+        Naming it.
+    """
     if unknown := sorted(set(chosen) - set(wanted)):
         raise UsageError(f"A choice is for one of the channels {', '.join(wanted)}. Got {unknown[0]!r}.")
     if grid is not None and grid not in wanted:
@@ -258,6 +265,11 @@ def _read_file(path: Path, assume_mm: bool) -> Image:
     return read_nifti(path, assume_mm=assume_mm) if is_nifti(path) else read_volume(path, assume_mm=assume_mm)
 
 
+def overrides(allow: Sequence[Allowed] | frozenset[Allowed]) -> frozenset[Override]:
+    """Return what is allowed of a single series."""
+    return frozenset(a for a in allow if a != "frames")
+
+
 def _header(path: Path, assume_mm: bool) -> Any:
     """Return a file's NIfTI header, but where it would deny a unit that was taken for granted."""
     if not is_nifti(path):
@@ -275,10 +287,9 @@ def _load(
     channel: str,
 ) -> tuple[Image, DicomImage | None]:
     if candidate.volume is not None:
-        overrides: frozenset[Override] = frozenset(a for a in allow if a != "frames")
         try:
             as_suv = suv and candidate.volume.file.modality == "PT"
-            loaded = load_volume(candidate.volume, allow=overrides, suv=as_suv, scaling=scaling)
+            loaded = load_volume(candidate.volume, allow=overrides(allow), suv=as_suv, scaling=scaling)
         except ReadError as error:
             raise ReadError(f"{channel}: {error}") from None
         image, dicom = loaded.image, loaded
