@@ -71,10 +71,11 @@ def predict(
         from inspection_core.engine import Engine, find
         from inspection_core.export import Job, check_fit, check_formats, write_results
         from inspection_core.infer import predict as run
-        from inspection_core.inputs import Choices, for_channels, list_inputs, open_input
+        from inspection_core.inputs import Choices, list_inputs, open_input
         from inspection_core.io.dicom.volume import Scaling
         from inspection_core.io.results import findings_json
         from inspection_core.io.study import Allowed
+        from inspection_core.studies import for_channels
 
         wanted = check_formats([f.strip() for f in formats.split(",") if f.strip()])
         if segments not in (None, "finding", "class"):

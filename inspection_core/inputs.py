@@ -7,7 +7,6 @@ in the way of the rest.
 from __future__ import annotations
 
 import os
-import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -16,31 +15,24 @@ from typing import Any, Literal
 
 import numpy as np
 
-from inspection_core.errors import GeometryError, InspectionError, ReadError, UsageError
+from inspection_core.errors import GeometryError, ReadError
 from inspection_core.image import Image
 from inspection_core.io.candidates import (
     Candidate,
-    beside,
-    canonical,
-    case_of,
-    dicom_candidates,
-    file_candidate,
-    sequence_of_file,
 )
 from inspection_core.io.dicom import DicomImage, Volume, load_volume, scan_dicom
-from inspection_core.io.dicom.series import Series, short_id
+from inspection_core.io.dicom.series import Series
 from inspection_core.io.dicom.volume import Scaling
 from inspection_core.io.nifti import is_nifti, read_nifti_scan
 from inspection_core.io.raster import RASTER_SUFFIXES, list_images, read_raster
 from inspection_core.io.results import folder_names
-from inspection_core.io.study import Allowed, check_choices, load_picked, overrides, pick
+from inspection_core.io.study import Allowed, load_picked, overrides
 from inspection_core.io.volumes import is_volume, read_volume
 from inspection_core.prepare import name_channels
 
 Kind = Literal["picture", "scan", "dicom"]
 SAME_GRID = 1e-3
 """Files of one case lie on one grid where no entry of the affine differs by more than this share of the spacing."""
-_CHANNEL_FILE = re.compile(r"(.+)_(\d{4})(\.nii\.gz|\.nii|\.nrrd|\.mha)", re.IGNORECASE)
 _NOT_DICOM = "is not DICOM"
 
 
@@ -175,66 +167,7 @@ def list_inputs(paths: Sequence[Path], choices: Choices | None = None) -> Listin
         files += [f for i in listing.inputs if i.kind != "dicom" for f in i.files]
         refused += listing.refused
         series += listing.found
-    return Listing(tuple(_named(found)), tuple(refused), tuple(series))
-
-
-def for_channels(listing: Listing, channels: Sequence[str], choices: Choices | None = None) -> Listing:
-    """Put together what a model with several channels takes.
-
-    The DICOM series of one study become one input, each channel matched by its headers; and so do files of one case
-    that are numbered (``CASE_0000.nii.gz``, ``CASE_0001.nii.gz``, ...) or named after their sequence. Where the user
-    chose a scan for a channel, all that is under the path is one study.
-
-    Parameters
-    ----------
-    listing
-        From `list_inputs`.
-    channels
-        Of the model's card, in order.
-    choices
-        Which scan is which channel, and whose grid is used.
-
-    Returns
-    -------
-    Listing
-        What lacks a channel is refused by the name of the channel.
-
-    Raises
-    ------
-    UsageError
-        If a choice is for none of the channels, or there are several paths that it may be for.
-    """
-    choices = choices or Choices()
-    if len(channels) == 1:
-        if choices.channel or choices.grid is not None:
-            raise UsageError(f"--channel and --grid are for models of several channels. This one takes {channels[0]}.")
-        return listing
-    check_choices(channels, choices.channel, choices.grid)
-    if choices.channel:
-        return _chosen(listing, channels, choices)
-    inputs: list[Input] = []
-    refused = list(listing.refused)
-    seen: set[Path] = set()
-    for item in listing.inputs:
-        if item.volume is not None:
-            continue
-        match = _CHANNEL_FILE.fullmatch(item.files[0].name) if item.kind == "scan" else None
-        spoken = _spoken(item, channels) if match is None else []
-        if match is None and not spoken:
-            inputs.append(item)
-            continue
-        case = item.files[0].parent / (match[1] if match else case_of(item.files[0]).lower())
-        if case in seen:
-            continue
-        seen.add(case)
-        try:
-            inputs.append(_numbered(item, channels) if match else _named_case(item, spoken, channels, choices))
-        except InspectionError as error:
-            refused.append((str(item.files[0].parent / (match[1] if match else case_of(item.files[0]))), str(error)))
-    done = _studies(listing, channels, choices)
-    gone = {label for entry in done.found for label in entry.refused}
-    refused = [entry for entry in refused if entry[0] not in gone]
-    return Listing(tuple(_named([*inputs, *done.inputs])), (*refused, *done.refused))
+    return Listing(tuple(named(found)), tuple(refused), tuple(series))
 
 
 def open_input(item: Input, channels: Sequence[str], choices: Choices | None = None) -> Opened:
@@ -306,7 +239,7 @@ def _dicom(paths: list[Path], given: Path, choices: Choices) -> Listing:
             if choices.volume not in (None, k):
                 continue
             several = len(series.volumes) > 1
-            place = _place(series)
+            place = place_of(series)
             label = f"{place} (series {series.id}{f', volume {k}' if several else ''})"
             if reasons := volume.refused(overrides(choices.allow)):
                 words = "; ".join(p.words for p in reasons)
@@ -314,7 +247,7 @@ def _dicom(paths: list[Path], given: Path, choices: Choices) -> Listing:
                 hint = f" Use --allow {' --allow '.join(ways)} to go on all the same." if ways else ""
                 refused.append((label, f"{volume.file.modality} series is not loaded: {words}.{hint}"))
                 continue
-            name = f"{_bare(place)}_{series.id}" + (f"_{k}" if several else "")
+            name = f"{bare(place)}_{series.id}" + (f"_{k}" if several else "")
             inputs.append(Input("dicom", label, name, (place,), volume, given))
         found.append(Found(given, series, tuple(label for label, _ in refused[known:])))
     if inventory.series and not wanted:
@@ -326,108 +259,6 @@ def _dicom(paths: list[Path], given: Path, choices: Choices) -> Listing:
             return Listing((Input("picture", str(given), "", (given,)),))
         return Listing((), ((str(given), f"{why[0].rstrip('.')}. Give a file or folder of images."),))
     return Listing(tuple(inputs), (*refused, *inventory.refused), tuple(found))
-
-
-# Several channels ---------------------------------------------------------------------------------------------------
-
-
-def _numbered(item: Input, channels: Sequence[str]) -> Input:
-    """Return the case that a numbered file is part of."""
-    match = _CHANNEL_FILE.fullmatch(item.files[0].name)
-    case, _, suffix = match.groups() if match else ("", "", "")
-    folder = item.files[0].parent
-    files = tuple(folder / f"{case}_{k:04d}{suffix}" for k in range(len(channels)))
-    missing = [f"{name} ({f.name})" for name, f in zip(channels, files, strict=True) if not f.is_file()]
-    if missing:
-        raise ReadError(f"{case} lacks {', '.join(missing)}; the model takes {_list(channels)}.")
-    return Input("scan", str(folder / f"{case}{suffix}"), "", files, None, item.given)
-
-
-def _spoken(item: Input, channels: Sequence[str]) -> list[Path]:
-    """Return the files of the case, where this one is named after a channel's sequence and does not stand alone."""
-    if item.kind != "scan" or sequence_of_file(item.files[0]) not in {canonical(c) for c in channels}:
-        return []
-    files = beside(item.files[0])
-    return files if len(files) > 1 else []
-
-
-def _named_case(item: Input, files: Sequence[Path], channels: Sequence[str], choices: Choices) -> Input:
-    folder, case = item.files[0].parent, case_of(item.files[0])
-    candidates = [file_candidate(f, tuple(channels)) for f in files]
-    name = case.strip("_-. ") or _bare(folder)
-    return _study(str(folder / case), name, item.given, channels, candidates, choices)
-
-
-def _study(
-    label: str, name: str, given: Path, channels: Sequence[str], candidates: Sequence[Candidate], choices: Choices
-) -> Input:
-    """Return a study as an input, each channel matched or as chosen; see `inspection_core.io.study.pick`."""
-    parts = pick(candidates, channels, choices.channel)
-    home = parts[list(channels).index(choices.grid) if choices.grid is not None else 0]
-    files = tuple(p.file for p in parts if p.file is not None) or (Path(label),)
-    return Input("scan" if home.volume is None else "dicom", label, name, files, home.volume, given, parts)
-
-
-def _chosen(listing: Listing, channels: Sequence[str], choices: Choices) -> Listing:
-    """Take everything under the one path as one study, with the user's choices."""
-    given = {i.given for i in listing.inputs} | {f.given for f in listing.found}
-    if len(given) > 1:
-        raise UsageError(f"--channel is for one study. Got {len(given)} paths; give one.")
-    if not given:
-        return listing
-    path = given.pop()
-    scans = [i.files[0] for i in listing.inputs if i.kind == "scan"]
-    if path.is_file() and scans:
-        scans = beside(path)
-    candidates = [file_candidate(f, tuple(channels)) for f in scans]
-    candidates += dicom_candidates([f.series for f in listing.found])
-    series = {label for f in listing.found for label in f.refused}
-    refused = [entry for entry in listing.refused if entry[0] not in series]
-    try:
-        study = _study(str(path), _bare(Path(_without_gz(path))), path, channels, candidates, choices)
-    except ReadError as error:
-        return Listing((), (*refused, (str(path), f"{error} The model takes {_list(channels)}.")))
-    return Listing(tuple(_named([study])), tuple(refused))
-
-
-def _studies(listing: Listing, channels: Sequence[str], choices: Choices) -> Listing:
-    """Return the DICOM studies; in `found` the series that they stand for.
-
-    A study in which no sequence is recognised, but volumes with as many channels as the model takes, gives each of
-    these as an input: films, colour pictures and series over time.
-    """
-    studies: dict[tuple[Path, str], list[Found]] = {}
-    for entry in listing.found:
-        studies.setdefault((entry.given, entry.series.file.study_uid), []).append(entry)
-    names = {canonical(c) for c in channels}
-    inputs: list[Input] = []
-    refused: list[tuple[str, str]] = []
-    found: list[Found] = []
-    for (given, uid), entries in studies.items():
-        volumes = {id(v) for e in entries for v in e.series.volumes}
-        items = [i for i in listing.inputs if i.volume is not None and id(i.volume) in volumes]
-        whole = [i for i in items if i.volume and len(i.volume.channels) * i.volume.file.samples == len(channels)]
-        candidates = dicom_candidates([e.series for e in entries])
-        if whole and not any(c.sequence in names for c in candidates):
-            inputs += whole
-            few = f"The model takes the channels {_list(channels)}, and this series holds another number of them."
-            refused += [(i.label, few) for i in items if i not in whole]
-            continue
-        if not items:
-            continue  # all of it is refused already
-        place = Path(os.path.commonpath([_place(e.series).absolute() for e in entries]))
-        place = given if place == given.absolute() else place
-        label = str(place) if len(studies) == 1 else f"{place} (study {short_id(uid)})"
-        try:
-            name = f"{_bare(place)}_{short_id(uid)}"
-            inputs.append(_study(label, name, given, channels, candidates, choices))
-            found += entries
-        except InspectionError as error:
-            refused.append((label, f"{error} The model takes {_list(channels)}."))
-    return Listing(tuple(inputs), tuple(refused), tuple(found))
-
-
-# Files --------------------------------------------------------------------------------------------------------------
 
 
 def _scan(path: Path, choices: Choices) -> Opened:
@@ -454,15 +285,15 @@ def _case(item: Input, channels: Sequence[str], choices: Choices) -> Opened:
     return Opened(Image(array, first.geometry, tuple(channels), Path(item.label), notes), None, parts[0].header)
 
 
-def _place(series: Series) -> Path:
+def place_of(series: Series) -> Path:
     """Return the folder of a series, or the archive that it lies in."""
     blob = series.file.blob
     return blob.path if blob.member else series.folder
 
 
-def _named(inputs: Sequence[Input]) -> list[Input]:
+def named(inputs: Sequence[Input]) -> list[Input]:
     """Give every input a name of its own: a file's stem, or the folder of a series or study with its short id."""
-    stems = [Path(_without_gz(Path(i.label))) for i in inputs if i.kind != "dicom" and not i.parts]
+    stems = [Path(without_gz(Path(i.label))) for i in inputs if i.kind != "dicom" and not i.parts]
     names = iter(folder_names(stems))
     given = [i.name if i.kind == "dicom" or i.parts else next(names) for i in inputs]
     counts = Counter(n.casefold() for n in given)
@@ -472,14 +303,12 @@ def _named(inputs: Sequence[Input]) -> list[Input]:
     ]
 
 
-def _without_gz(path: Path) -> Path:
+def without_gz(path: Path) -> Path:
+    """Return a path whose last suffix is the one that counts."""
     return path.with_suffix("") if path.name.lower().endswith((".nii.gz", ".hdr.gz", ".img.gz")) else path
 
 
-def _bare(path: Path) -> str:
+def bare(path: Path) -> str:
+    """Return a name for the results of what lies in a folder or an archive."""
     name = path.resolve().name
     return (name.removesuffix(".zip") if path.is_file() else name) or "scan"
-
-
-def _list(channels: Sequence[str]) -> str:
-    return ", ".join(channels)
