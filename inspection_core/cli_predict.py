@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from inspection_core.cli_scans import ALLOWED
+from inspection_core.cli_scans import Allow, allowed, chosen
 from inspection_core.errors import InspectionError, UsageError
+
+if TYPE_CHECKING:
+    from inspection_core.io.dicom_regions import By
+    from inspection_core.io.dicom_seg import Kind
 
 SHOWN = 20
 """Inputs up to which each gets a line."""
@@ -26,13 +30,29 @@ def predict(
     model: Annotated[str, typer.Option("--model", "-m", metavar="MODEL", help="Model folder, or id of a model.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the results, one folder an input.")],
     formats: Annotated[
-        str, typer.Option("--format", help="Further formats, with commas: nifti, png, coco, dicom-seg, dicom-sr.")
+        str,
+        typer.Option(
+            "--format",
+            help="Further formats, with commas: nifti, png, coco, dicom-seg, dicom-sr, rtstruct, secondary-capture.",
+        ),
     ] = "png",
+    segments: Annotated[
+        str | None,
+        typer.Option(help="DICOM results: a region is a finding (unless they are very many) or a class."),
+    ] = None,
+    segmentation_type: Annotated[
+        str, typer.Option("--segmentation-type", help="DICOM SEG: binary, fractional (confidence) or labelmap.")
+    ] = "binary",
     series: Annotated[str | None, typer.Option(help="Id or number of the series, as `scan` lists them.")] = None,
     volume: Annotated[int | None, typer.Option(help="Which volume of the series, from 1.")] = None,
-    allow: Annotated[
-        list[str] | None, typer.Option(help="gaps, irregular or duplicates: load it all the same.")
+    channel: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=SCAN", help="Which scan a channel is: a path, or a series' id or number."),
     ] = None,
+    grid: Annotated[
+        str | None, typer.Option(help="Channel of a study whose grid is used; the first if not given.")
+    ] = None,
+    allow: Allow = None,
     suv: Annotated[bool, typer.Option("--suv", help="PET: standardised uptake values by body weight.")] = False,
     scaling: Annotated[str, typer.Option(help="Philips MR: precise or displayed values.")] = "precise",
     assume_mm: Annotated[
@@ -51,25 +71,35 @@ def predict(
         from inspection_core.engine import Engine, find
         from inspection_core.export import Job, check_fit, check_formats, write_results
         from inspection_core.infer import predict as run
-        from inspection_core.inputs import Choices, for_channels, list_inputs, open_input
-        from inspection_core.io.dicom.series import Override
+        from inspection_core.inputs import Choices, list_inputs, open_input
         from inspection_core.io.dicom.volume import Scaling
         from inspection_core.io.results import findings_json
+        from inspection_core.io.study import Allowed
+        from inspection_core.studies import for_channels
 
         wanted = check_formats([f.strip() for f in formats.split(",") if f.strip()])
-        if unknown := [a for a in allow or () if a not in ALLOWED]:
-            raise UsageError(f"--allow takes {', '.join(ALLOWED)}. Got {unknown[0]!r}.")
+        if segments not in (None, "finding", "class"):
+            raise UsageError(f"--segments takes finding or class. Got {segments!r}.")
+        if segmentation_type not in ("binary", "fractional", "labelmap"):
+            raise UsageError(f"--segmentation-type takes binary, fractional or labelmap. Got {segmentation_type!r}.")
         if scaling not in ("precise", "displayed"):
             raise UsageError(f"--scaling takes precise or displayed. Got {scaling!r}.")
         choices = Choices(
-            series, volume, frozenset(cast("list[Override]", allow or [])), suv, cast("Scaling", scaling), assume_mm
+            series,
+            volume,
+            cast("frozenset[Allowed]", allowed(allow)),
+            suv,
+            cast("Scaling", scaling),
+            assume_mm,
+            chosen(channel),
+            grid,
         )
         listing = list_inputs(paths, choices)
         if not listing.inputs and not listing.refused:
             where = ", ".join(map(str, paths))
             raise UsageError(f"Found no PNG, JPEG, TIFF, BMP or WebP image, and no scan, in {where}.")
         card = ModelCard.load(find(model))
-        listing = for_channels(listing, card.channels)
+        listing = for_channels(listing, card.channels, choices)
         inputs = listing.inputs
         check_fit(wanted, inputs)
         result.inputs.extend([*(i.label for i in inputs), *(label for label, _ in listing.refused)])
@@ -83,7 +113,17 @@ def predict(
                 try:
                     opened = open_input(item, card.channels, choices)
                     prediction = run(opened.image, cast("Any", loaded))
-                    written = write_results(Job(out / item.name, opened, prediction, card, wanted))
+                    written = write_results(
+                        Job(
+                            out / item.name,
+                            opened,
+                            prediction,
+                            card,
+                            wanted,
+                            cast("By | None", segments),
+                            cast("Kind", segmentation_type.upper()),
+                        )
+                    )
                 except InspectionError as error:
                     result.fail(error, item.label)
                     say(
@@ -94,11 +134,17 @@ def predict(
                 else:
                     result.outputs.extend(map(str, written.files))
                     entry = findings_json(prediction)
-                    predictions.append({k: entry[k] for k in ("source", "image_score", "p_value", "verdict")})
+                    shown = {k: entry[k] for k in ("source", "image_score", "p_value", "verdict")}
+                    if item.parts:
+                        parts = zip(card.channels, item.parts, strict=True)
+                        shown["channels"] = [{"name": c, "scan": p.words, "why": p.why} for c, p in parts]
+                    predictions.append(shown)
                     result.warnings.extend(f"{item.label}: {w}" for w in (*prediction.warnings, *written.notes))
                     if len(inputs) <= SHOWN:
                         show_prediction(
-                            prediction, card.task, item.name if item.kind == "dicom" else item.files[0].name
+                            prediction,
+                            card.task,
+                            item.name if item.kind == "dicom" or item.parts else item.files[0].name,
                         )
                 show("predicting", done, len(inputs))
         result.extra["predictions"] = predictions

@@ -47,12 +47,12 @@ def scan(
         from inspection_core.scan import scan as run
 
         result.inputs.extend(str(path) for path in paths)
-        allowed = _allowed(allow, gaps=allow_gaps, irregular=allow_irregular, duplicates=allow_duplicates)
+        allow_set = allowed(allow, gaps=allow_gaps, irregular=allow_irregular, duplicates=allow_duplicates)
         with progress_bars() as show:
             report = run(
                 paths,
                 lambda done, total: show("headers", done, total),
-                cast("frozenset[Override]", allowed - {"frames"}),
+                cast("frozenset[Override]", allow_set - {"frames"}),
             )
         result.extra = report.to_dict()
         console().print("\n".join(report.lines()) or "No image was found.", markup=False)
@@ -96,7 +96,7 @@ def convert(
         from inspection_core.io.study import Allowed
 
         result.inputs.append(str(source))
-        allowed = _allowed(allow, gaps=allow_gaps, irregular=allow_irregular, duplicates=allow_duplicates)
+        allow_set = allowed(allow, gaps=allow_gaps, irregular=allow_irregular, duplicates=allow_duplicates)
         if scaling not in ("precise", "displayed"):
             raise UsageError(f"--scaling takes precise or displayed. Got {scaling!r}.")
         if channels is None and (channel or grid):
@@ -109,9 +109,9 @@ def convert(
                     source,
                     target,
                     [name.strip() for name in channels.split(",")],
-                    choices=_choices(channel),
+                    choices=chosen(channel),
                     grid=grid,
-                    allow=cast("frozenset[Allowed]", allowed),
+                    allow=cast("frozenset[Allowed]", allow_set),
                     scaling=cast("Scaling", scaling),
                     assume_mm=assume_mm,
                     progress=lambda n, total: show("channels", n, total),
@@ -122,7 +122,7 @@ def convert(
                     target,
                     series=series,
                     volume=volume,
-                    allow=cast("frozenset[Override]", allowed - {"frames"}),
+                    allow=cast("frozenset[Override]", allow_set - {"frames"}),
                     suv=suv,
                     scaling=cast("Scaling", scaling),
                     assume_mm=assume_mm,
@@ -142,13 +142,15 @@ def convert(
             console().print(str(path), markup=False)
 
 
-def _allowed(listed: list[str] | None, **flags: bool) -> frozenset[str]:
+def allowed(listed: list[str] | None, **flags: bool) -> frozenset[str]:
+    """Return what ``--allow`` names, and the flags that are set; or say which word is unknown."""
     if unknown := [a for a in listed or () if a not in ALLOWED]:
         raise UsageError(f"--allow takes {', '.join(ALLOWED)}. Got {unknown[0]!r}.")
     return frozenset([*(listed or ()), *(name for name, given in flags.items() if given)])
 
 
-def _choices(listed: list[str] | None) -> dict[str, str]:
+def chosen(listed: list[str] | None) -> dict[str, str]:
+    """Return ``{channel: scan}`` of ``--channel NAME=SCAN``; or say what is wrong with one."""
     choices = {}
     for entry in listed or ():
         name, found, scan_of = entry.partition("=")

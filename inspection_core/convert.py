@@ -139,7 +139,8 @@ def convert(
             progress=progress,
         )
         write_scan(target, loaded.image)
-        return Conversion((target,), tuple((target.name, n) for n in loaded.image.notes), ())
+        notes = (*loaded.image.notes, *(f"left out: {reason}" for _, reason in inventory.refused))
+        return Conversion((target,), tuple((target.name, n) for n in notes), ())
     return _convert_all(inventory, source, target, series, volume, frozenset(allow), suv, scaling, assume_mm, progress)
 
 
@@ -169,7 +170,7 @@ def _convert_all(
     assume_mm: bool,
     progress: Callable[[int, int], None] | None,
 ) -> Conversion:
-    outputs, notes, errors = [], [], []
+    outputs, notes, errors = [], [], list(inventory.refused)
     wanted = [s for s in inventory.series if series is None or series in (s.id, str(s.file.number))]
     jobs = [(s, k, v) for s in wanted for k, v in enumerate(s.volumes, start=1) if volume in (None, k)]
     for done, (s, k, v) in enumerate(jobs, start=1):
@@ -188,7 +189,8 @@ def _convert_all(
         if progress is not None:
             progress(done, len(jobs))
     if not outputs:
-        first = errors[0][1] if errors else "; ".join(w for _, w in inventory.others[:3]) or "no DICOM image was found"
+        failed = errors[len(inventory.refused) :] or errors
+        first = failed[0][1] if failed else "; ".join(w for _, w in inventory.others[:3]) or "no DICOM image was found"
         raise ReadError(f"Nothing of {source.name} could be converted: {first}")
     return Conversion(tuple(outputs), tuple(notes), tuple(errors))
 

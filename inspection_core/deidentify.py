@@ -24,10 +24,11 @@ from inspection_core.io.atomic import atomic_path, write_text
 from inspection_core.io.dicom.blank import PIXELS, Region, blank, clear_unused_bits, has_ultrasound_regions, risk
 from inspection_core.io.dicom.comments import without_comments
 from inspection_core.io.dicom.discover import Blob, find_files, looks_like_dicom
-from inspection_core.io.dicom.frames import DAMAGE, fault_of, get, parse, read_header, text, words
+from inspection_core.io.dicom.frames import fault_of, parse, read_header
 from inspection_core.io.dicom.pixels import name_syntax
 from inspection_core.io.dicom.profile import EDITION, Counts, add_code, clean, patient_of
 from inspection_core.io.dicom.pseudonym import Pseudonyms, new_key, read_key
+from inspection_core.io.dicom.values import DAMAGE, get, text, words
 from inspection_core.io.nifti import is_nifti
 from inspection_core.io.nifti_text import clean_nifti
 from inspection_core.io.quiet import quiet

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -22,8 +22,17 @@ from inspection_core.io.results import dump, findings_json, write_prediction
 from inspection_core.prediction import Prediction
 from inspection_core.render import render_overlay, save_picture, score_scale
 
+if TYPE_CHECKING:  # highdicom is imported only where a DICOM result is written
+    from inspection_core.io.dicom import DicomImage
+    from inspection_core.io.dicom_regions import By, Region
+    from inspection_core.io.dicom_seg import Kind
+
 MANY_FINDINGS = 250
-"""More than this, and a SEG gets one segment a class: viewers list every segment."""
+"""More than this, and regions of DICOM results are one a class unless asked otherwise: viewers list every one."""
+
+
+FINDINGS_ONLY = ("dicom-seg", "dicom-sr", "rtstruct")
+"""Formats that are not written where nothing was found."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,6 +51,10 @@ class Job:
         Of the model.
     formats
         All formats asked for.
+    segments
+        What a region of a DICOM result is, ``"finding"`` or ``"class"``; None for the first unless they are too many.
+    kind
+        Of the SEG.
     """
 
     folder: Path
@@ -49,6 +62,8 @@ class Job:
     prediction: Prediction
     card: ModelCard
     formats: tuple[str, ...]
+    segments: By | None = None
+    kind: Kind = "BINARY"
 
 
 @dataclass(frozen=True)
@@ -117,7 +132,7 @@ def write_results(job: Job) -> Written:
     for name in job.formats:
         done = FORMATS[name].write(job)
         files += done.files
-        notes += done.notes
+        notes += [note for note in done.notes if note not in notes]
     prediction = replace(job.prediction, warnings=(*job.prediction.warnings, *notes))
     if flat:
         two = [name for name in job.formats if name in ("png", "coco")]
@@ -171,7 +186,8 @@ def _overlay(job: Job) -> Written:
 
 def _window(job: Job) -> tuple[float, float]:
     """Return raw intensities of black and white: the file's own, the model's, or those of the picture."""
-    if job.opened.dicom is not None and job.opened.dicom.windows:
+    # Of a study, the DICOM image is the channel whose grid is used, and what is drawn is the first.
+    if job.opened.dicom is not None and job.opened.dicom.windows and job.opened.dicom.image is job.opened.image:
         centre, width = job.opened.dicom.windows[0]
         if width > 0:
             return centre - width / 2, centre + width / 2
@@ -182,34 +198,84 @@ def _window(job: Job) -> tuple[float, float]:
     return low, high if high > low else low + 1
 
 
-def _seg(job: Job) -> Written:
-    from inspection_core.io.dicom_regions import By
-    from inspection_core.io.dicom_seg import write_seg
-    from inspection_core.io.dicom_sr import write_sr
+def _source(job: Job) -> DicomImage:
+    if job.opened.dicom is None:
+        raise UsageError("DICOM results refer to a DICOM series. Got another source.")
+    return job.opened.dicom
 
-    dicom, found = job.opened.dicom, job.prediction.findings
-    if dicom is None:
-        raise UsageError("A DICOM SEG refers to a DICOM series. Got another source.")
-    if not found:
-        asked = [n for n in ("dicom-seg", "dicom-sr") if n in job.formats]
-        return Written((), (f"no finding, so there is nothing to write as {' and '.join(asked)}",))
-    by: By = "finding" if len(found) <= MANY_FINDINGS else "class"
-    notes: tuple[str, ...] = () if by == "finding" else (f"{len(found)} findings: the SEG holds one segment a class",)
-    seg = job.folder / "seg.dcm"
-    regions = write_seg(seg, dicom, job.prediction, by=by, classes=job.card.classes, site=job.card.site)
-    files = [seg]
-    if "dicom-sr" in job.formats:
-        if by == "class":
-            notes += ("too many findings for a structured report: sr.dcm is not written",)
-        else:
-            write_sr(job.folder / "sr.dcm", dicom, job.prediction, seg, regions, site=job.card.site)
-            files.append(job.folder / "sr.dcm")
-    return Written(tuple(files), notes)
+
+def _regions(job: Job) -> tuple[By, tuple[str, ...]]:
+    """Return what a region is, and what to say of it: as asked, or each finding where they are not too many."""
+    if job.segments is not None:
+        return job.segments, ()
+    count = len(job.prediction.findings)
+    if count <= MANY_FINDINGS:
+        return "finding", ()
+    return "class", (f"{count} findings: regions in DICOM are one a class (--segments finding makes them one each)",)
+
+
+def _nothing(job: Job) -> Written:
+    """Say once for all formats that hold findings alone that there is none."""
+    asked = [name for name in job.formats if name in FINDINGS_ONLY]
+    return Written((), (f"no finding, so there is nothing to write as {' and '.join(asked)}",))
+
+
+def _seg(job: Job) -> Written:
+    """Write the SEG; and the SR that refers to it, where both are asked for."""
+    from inspection_core.io.dicom_seg import write_seg
+
+    if not job.prediction.findings:
+        return _nothing(job)
+    by, notes = _regions(job)
+    path = job.folder / "seg.dcm"
+    classes, site = job.card.classes, job.card.site
+    regions = write_seg(path, _source(job), job.prediction, by=by, kind=job.kind, classes=classes, site=site)
+    done = Written((path,), notes)
+    if "dicom-sr" not in job.formats:
+        return done
+    report = _report(job, path, regions) if by == "finding" else _report(job)
+    return Written((*done.files, *report.files), (*done.notes, *report.notes))
 
 
 def _sr(job: Job) -> Written:
-    """Write SEG and SR; the report refers to the SEG, so where both are asked for the SEG's turn writes both."""
-    return Written() if "dicom-seg" in job.formats else _seg(job)
+    """Write the SR; where a SEG is asked for too, the SEG's turn has written both."""
+    return Written() if "dicom-seg" in job.formats and job.prediction.findings else _report(job)
+
+
+def _report(job: Job, seg: Path | None = None, regions: Sequence[Region] | None = None) -> Written:
+    """Write the SR on a SEG's segments; without a SEG of findings, on contours."""
+    from inspection_core.io.dicom_sr import write_sr
+
+    count = len(job.prediction.findings)
+    if not count:
+        return _nothing(job)
+    if count > MANY_FINDINGS:
+        return Written((), (f"{count} findings are too many for a structured report: sr.dcm is not written",))
+    path = job.folder / "sr.dcm"
+    classes, site = job.card.classes, job.card.site
+    write_sr(path, _source(job), job.prediction, seg, regions, classes=classes, site=site)
+    return Written((path,))
+
+
+def _rtstruct(job: Job) -> Written:
+    from inspection_core.io.rtstruct import write_rtstruct
+
+    if not job.prediction.findings:
+        return _nothing(job)
+    by, notes = _regions(job)
+    path = job.folder / "rtstruct.dcm"
+    write_rtstruct(path, _source(job), job.prediction, by=by, classes=job.card.classes)
+    return Written((path,), notes)
+
+
+def _capture(job: Job) -> Written:
+    """Write a picture a slice; also without a finding, which the pictures then say."""
+    from inspection_core.io.secondary_capture import write_secondary_capture
+
+    by, notes = _regions(job)
+    folder = job.folder / "secondary-capture"
+    write_secondary_capture(folder, _source(job), job.prediction, by=by, classes=job.card.classes)
+    return Written(tuple(sorted(folder.glob("sc_*.dcm"))), notes)
 
 
 # What fits ----------------------------------------------------------------------------------------------------------
@@ -241,6 +307,15 @@ def _fits_series(item: Input) -> str:
         )
     if volume.layout != "volume":
         return "it refers to slices with positions, and this series has none"
+    if not volume.file.frame_of_reference:
+        return "it refers to a place in the patient, and this series names no frame of reference; nifti fits it"
+    return _fits_frames(item)
+
+
+def _fits_frames(item: Input) -> str:
+    volume = item.volume
+    if volume is None:
+        return "it shows the slices of a DICOM series, and this is none"
     if volume.first.file.rows != volume.first.rows or any(f.corner != (0, 0) for f in volume.frames[0]):
         return "a mosaic has no frame to refer to; nifti fits it"
     return ""
@@ -252,5 +327,7 @@ FORMATS: Mapping[str, Format] = {
     "coco": Format(_always, _fits_flat),
     "dicom-seg": Format(_seg, _fits_series),
     "dicom-sr": Format(_sr, _fits_series),
+    "rtstruct": Format(_rtstruct, _fits_series),
+    "secondary-capture": Format(_capture, _fits_frames),
 }
 """Format -> what writes it and which inputs it fits."""

@@ -7,10 +7,9 @@ in the way of the rest.
 from __future__ import annotations
 
 import os
-import re
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,32 +17,40 @@ import numpy as np
 
 from inspection_core.errors import GeometryError, ReadError
 from inspection_core.image import Image
+from inspection_core.io.candidates import (
+    Candidate,
+)
 from inspection_core.io.dicom import DicomImage, Volume, load_volume, scan_dicom
-from inspection_core.io.dicom.series import Override, Series
+from inspection_core.io.dicom.series import Series
 from inspection_core.io.dicom.volume import Scaling
 from inspection_core.io.nifti import is_nifti, read_nifti_scan
 from inspection_core.io.raster import RASTER_SUFFIXES, list_images, read_raster
 from inspection_core.io.results import folder_names
+from inspection_core.io.study import Allowed, load_picked, overrides
 from inspection_core.io.volumes import is_volume, read_volume
 from inspection_core.prepare import name_channels
 
 Kind = Literal["picture", "scan", "dicom"]
 SAME_GRID = 1e-3
 """Files of one case lie on one grid where no entry of the affine differs by more than this share of the spacing."""
-_CHANNEL_FILE = re.compile(r"(.+)_(\d{4})(\.nii\.gz|\.nii|\.nrrd|\.mha)", re.IGNORECASE)
 _NOT_DICOM = "is not DICOM"
 
 
 @dataclass(frozen=True)
 class Choices:
-    """What the user says about reading scans; see `inspection_core.io.scans.read_scan`."""
+    """What the user says about reading scans; see `inspection_core.io.scans.read_scan`.
+
+    `channel` and `grid` are the choices and the grid of `inspection_core.io.study.load_study`.
+    """
 
     series: str | None = None
     volume: int | None = None
-    allow: frozenset[Override] = frozenset()
+    allow: frozenset[Allowed] = frozenset()
     suv: bool = False
     scaling: Scaling = "precise"
     assume_mm: bool = False
+    channel: Mapping[str, str] = field(default_factory=dict)
+    grid: str | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,9 +68,11 @@ class Input:
     files
         The files; several where each holds a channel.
     volume
-        Of DICOM: the volume.
+        Of DICOM: the volume; of a study, that whose grid is used.
     given
         The path that the user gave, under which it was found.
+    parts
+        Of a study of several sequences: the scan of each channel.
     """
 
     kind: Kind
@@ -72,6 +81,26 @@ class Input:
     files: tuple[Path, ...]
     volume: Volume | None = None
     given: Path = Path()
+    parts: tuple[Candidate, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class Found:
+    """A DICOM series under a path.
+
+    Parameters
+    ----------
+    given
+        The path that the user gave.
+    series
+        All that is in it.
+    refused
+        Labels of its volumes that are refused.
+    """
+
+    given: Path
+    series: Series
+    refused: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,7 +112,7 @@ class Opened:
     image
         What to predict on.
     dicom
-        Of DICOM: the image with its slices.
+        Of DICOM: the image with its slices; of a study, that whose grid is used.
     header
         Of NIfTI: the header, so that results get the same frame.
     """
@@ -102,11 +131,14 @@ class Listing:
     inputs
         In order; names are distinct.
     refused
-        ``(label, reason)`` of series and cases that cannot be predicted on.
+        ``(label, reason)`` of series and cases that cannot be predicted on, and of what could not be opened.
+    found
+        The DICOM series, for studies of several.
     """
 
     inputs: tuple[Input, ...] = ()
     refused: tuple[tuple[str, str], ...] = ()
+    found: tuple[Found, ...] = ()
 
 
 def list_inputs(paths: Sequence[Path], choices: Choices | None = None) -> Listing:
@@ -115,12 +147,13 @@ def list_inputs(paths: Sequence[Path], choices: Choices | None = None) -> Listin
     Raises
     ------
     ReadError
-        If a folder may not be listed, or an archive cannot be trusted.
+        If a path itself may not be listed, or is an archive that cannot be trusted.
     """
     choices = choices or Choices()
     files: list[Path] = []
     found: list[Input] = []
     refused: list[tuple[str, str]] = []
+    series: list[Found] = []
     for path in paths:
         if path.is_dir():
             listing = _folder(path, choices)
@@ -133,52 +166,8 @@ def list_inputs(paths: Sequence[Path], choices: Choices | None = None) -> Listin
         found += [replace(i, given=path) for i in listing.inputs if i.kind == "dicom" or i.files[0] not in files]
         files += [f for i in listing.inputs if i.kind != "dicom" for f in i.files]
         refused += listing.refused
-    return Listing(tuple(_named(found)), tuple(refused))
-
-
-def for_channels(listing: Listing, channels: Sequence[str]) -> Listing:
-    """Put together what a model with several channels takes: ``CASE_0000.nii.gz``, ``CASE_0001.nii.gz``, ... one case.
-
-    Parameters
-    ----------
-    listing
-        From `list_inputs`.
-    channels
-        Of the model's card, in order.
-
-    Returns
-    -------
-    Listing
-        A case whose files are not all there is refused by the name of the channel that is missing.
-    """
-    if len(channels) == 1:
-        return listing
-    inputs: list[Input] = []
-    refused = list(listing.refused)
-    seen: set[Path] = set()
-    studies: dict[Path, list[Input]] = {}  # series that hold one of the channels each, by the path that was given
-    for item in listing.inputs:
-        if item.volume is not None and len(item.volume.channels) * item.volume.file.samples != len(channels):
-            studies.setdefault(item.given, []).append(item)
-            continue
-        match = _CHANNEL_FILE.fullmatch(item.files[0].name) if item.kind == "scan" else None
-        if match is None:
-            inputs.append(item)
-            continue
-        folder, (case, _, suffix) = item.files[0].parent, match.groups()
-        if folder / case in seen:
-            continue
-        seen.add(folder / case)
-        files = tuple(folder / f"{case}_{k:04d}{suffix}" for k in range(len(channels)))
-        missing = [f"{name} ({f.name})" for name, f in zip(channels, files, strict=True) if not f.is_file()]
-        if missing:
-            refused.append(
-                (str(folder / case), f"{case} lacks {', '.join(missing)}; the model takes {_list(channels)}.")
-            )
-        else:
-            inputs.append(Input("scan", str(folder / f"{case}{suffix}"), "", files, None, item.given))
-    refused += [(str(path), _one_of_several(len(series), channels)) for path, series in studies.items()]
-    return Listing(tuple(_named(inputs)), tuple(refused))
+        series += listing.found
+    return Listing(tuple(named(found)), tuple(refused), tuple(series))
 
 
 def open_input(item: Input, channels: Sequence[str], choices: Choices | None = None) -> Opened:
@@ -192,9 +181,23 @@ def open_input(item: Input, channels: Sequence[str], choices: Choices | None = N
     choices = choices or Choices()
     if item.kind == "picture":
         return Opened(read_raster(item.files[0]))
+    if item.parts:
+        study = load_picked(
+            Path(item.label),
+            channels,
+            item.parts,
+            grid=choices.grid,
+            allow=choices.allow,
+            suv=choices.suv,
+            scaling=choices.scaling,
+            assume_mm=choices.assume_mm,
+        )
+        return Opened(study.image, study.reference, study.header)
     if item.volume is not None:
         suv = choices.suv and item.volume.file.modality == "PT"
-        loaded = load_volume(item.volume, allow=choices.allow, suv=suv, scaling=choices.scaling)
+        loaded = load_volume(
+            item.volume, allow=overrides(choices.allow), suv=suv, scaling=choices.scaling, assume_mm=choices.assume_mm
+        )
         return Opened(loaded.image, loaded)
     if len(item.files) > 1:
         return _case(item, channels, choices)
@@ -203,7 +206,8 @@ def open_input(item: Input, channels: Sequence[str], choices: Choices | None = N
 
 
 def _folder(folder: Path, choices: Choices) -> Listing:
-    pictures = list_images(folder)
+    locked: list[Path] = []
+    pictures = list_images(folder, locked)
     scans: list[Path] = []
     rest: list[Path] = []
     for root, folders, names in os.walk(folder):
@@ -216,51 +220,45 @@ def _folder(folder: Path, choices: Choices) -> Listing:
     inputs = [Input("picture", str(p), "", (p,)) for p in pictures]
     inputs += [Input("scan", str(p), "", (p,)) for p in scans]
     dicom = _dicom(rest, folder, choices) if rest else Listing()
-    return Listing((*inputs, *(i for i in dicom.inputs if i.kind == "dicom")), dicom.refused)
+    refused = [(str(path), f"{path.name} is a folder that cannot be listed; check who may read it.") for path in locked]
+    found = (i for i in dicom.inputs if i.kind == "dicom")
+    return Listing((*inputs, *found), (*dicom.refused, *refused), dicom.found)
 
 
 def _dicom(paths: list[Path], given: Path, choices: Choices) -> Listing:
     """List the volumes under paths; where there is none, a single file is left to the reader of pictures."""
-    inventory = scan_dicom(paths)
+    alone = paths == [given]
+    inventory = scan_dicom(paths, forgiving=not alone)
     inputs: list[Input] = []
     refused: list[tuple[str, str]] = []
+    found: list[Found] = []
     wanted = [s for s in inventory.series if choices.series in (None, s.id, str(s.file.number))]
     for series in wanted:
+        known = len(refused)
         for k, volume in enumerate(series.volumes, start=1):
             if choices.volume not in (None, k):
                 continue
             several = len(series.volumes) > 1
-            place = _place(series)
+            place = place_of(series)
             label = f"{place} (series {series.id}{f', volume {k}' if several else ''})"
-            if reasons := volume.refused(choices.allow):
+            if reasons := volume.refused(overrides(choices.allow)):
                 words = "; ".join(p.words for p in reasons)
                 ways = sorted({p.override for p in reasons if p.override})
                 hint = f" Use --allow {' --allow '.join(ways)} to go on all the same." if ways else ""
                 refused.append((label, f"{volume.file.modality} series is not loaded: {words}.{hint}"))
                 continue
-            name = f"{_bare(place)}_{series.id}" + (f"_{k}" if several else "")
-            inputs.append(Input("dicom", label, name, (place,), volume))
+            name = f"{bare(place)}_{series.id}" + (f"_{k}" if several else "")
+            inputs.append(Input("dicom", label, name, (place,), volume, given))
+        found.append(Found(given, series, tuple(label for label, _ in refused[known:])))
     if inventory.series and not wanted:
-        known = ", ".join(f"{s.id} (number {s.file.number})" for s in inventory.series[:6])
-        refused.append((str(given), f"No series is {choices.series!r} here. There are: {known}."))
-    if not inventory.series and len(paths) == 1 and paths[0] == given:
-        why = [words for _, words in inventory.others] or [f"{given.name} holds no image"]
+        there = ", ".join(f"{s.id} (number {s.file.number})" for s in inventory.series[:6])
+        refused.append((str(given), f"No series is {choices.series!r} here. There are: {there}."))
+    if not inventory.series and alone:
+        why = [words for _, words in (*inventory.refused, *inventory.others)] or [f"{given.name} holds no image"]
         if len(why) == 1 and why[0].endswith(_NOT_DICOM):
             return Listing((Input("picture", str(given), "", (given,)),))
         return Listing((), ((str(given), f"{why[0].rstrip('.')}. Give a file or folder of images."),))
-    return Listing(tuple(inputs), tuple(refused))
-
-
-def _one_of_several(series: int, channels: Sequence[str]) -> str:
-    """Say that series of one channel are not enough.
-
-    The reader of studies belongs here: what lies under the path becomes one input, whose image holds the model's
-    channels on one grid, matched by their headers.
-    """
-    return (
-        f"The model takes the channels {_list(channels)}, and each of the {series} series here holds one at most. "
-        "Bring them to one grid, and give one 4-D NIfTI or CASE_0000.nii.gz, CASE_0001.nii.gz, ... in this order."
-    )
+    return Listing(tuple(inputs), (*refused, *inventory.refused), tuple(found))
 
 
 def _scan(path: Path, choices: Choices) -> Opened:
@@ -287,17 +285,17 @@ def _case(item: Input, channels: Sequence[str], choices: Choices) -> Opened:
     return Opened(Image(array, first.geometry, tuple(channels), Path(item.label), notes), None, parts[0].header)
 
 
-def _place(series: Series) -> Path:
+def place_of(series: Series) -> Path:
     """Return the folder of a series, or the archive that it lies in."""
     blob = series.file.blob
     return blob.path if blob.member else series.folder
 
 
-def _named(inputs: Sequence[Input]) -> list[Input]:
-    """Give every input a name of its own: a file's stem, or a series' folder with its short id."""
-    stems = [Path(_without_gz(Path(i.label))) for i in inputs if i.kind != "dicom"]
+def named(inputs: Sequence[Input]) -> list[Input]:
+    """Give every input a name of its own: a file's stem, or the folder of a series or study with its short id."""
+    stems = [Path(without_gz(Path(i.label))) for i in inputs if i.kind != "dicom" and not i.parts]
     names = iter(folder_names(stems))
-    given = [i.name if i.kind == "dicom" else next(names) for i in inputs]
+    given = [i.name if i.kind == "dicom" or i.parts else next(names) for i in inputs]
     counts = Counter(n.casefold() for n in given)
     return [
         replace(i, name=f"{n}_{k}" if counts[n.casefold()] > 1 else n)
@@ -305,14 +303,12 @@ def _named(inputs: Sequence[Input]) -> list[Input]:
     ]
 
 
-def _without_gz(path: Path) -> Path:
+def without_gz(path: Path) -> Path:
+    """Return a path whose last suffix is the one that counts."""
     return path.with_suffix("") if path.name.lower().endswith((".nii.gz", ".hdr.gz", ".img.gz")) else path
 
 
-def _bare(path: Path) -> str:
+def bare(path: Path) -> str:
+    """Return a name for the results of what lies in a folder or an archive."""
     name = path.resolve().name
     return (name.removesuffix(".zip") if path.is_file() else name) or "scan"
-
-
-def _list(channels: Sequence[str]) -> str:
-    return ", ".join(channels)

@@ -28,16 +28,20 @@ class ScanReport:
         One table a DICOM series or other scan file, as `Series.summary` gives it.
     others
         ``(file name, what it is)`` of files that are no image.
+    refused
+        ``(path, why)`` of what could not be opened.
     """
 
     series: tuple[dict[str, Any], ...]
     others: tuple[tuple[str, str], ...]
+    refused: tuple[tuple[str, str], ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data for JSON."""
         return {
             "series": list(self.series),
             "others": [{"file": name, "reason": reason} for name, reason in self.others],
+            "refused": [{"path": path, "reason": reason} for path, reason in self.refused],
         }
 
     def lines(self) -> list[str]:
@@ -58,6 +62,7 @@ class ScanReport:
                 elif s["modality"] == "MR":
                     out.append(f"       sequence not recognised: {v['sequence_why']}")
                 out += [f"       note: {note}" for note in v["notes"]]
+        out += [f"refused: {path}: {reason}" for path, reason in self.refused]
         if self.others:
             out.append(f"{len(self.others)} other files:")
             out += [f"    {reason}" for _, reason in self.others[:10]]
@@ -84,7 +89,7 @@ def scan(
     Raises
     ------
     ReadError
-        If the path does not exist, or an archive cannot be trusted.
+        If the path does not exist, or is an archive that cannot be trusted.
     """
     paths = [Path(p) for p in ([path] if isinstance(path, (str, Path)) else path)]
     files = [p for p in paths if p.is_file() and _is_file_of_its_own(p)]
@@ -102,7 +107,7 @@ def scan(
         series += [_file_summary(file) for file in found if not any(s.get("file") == str(file) for s in series)]
         if not found:
             others.append((name, reason))
-    return ScanReport(tuple(series), tuple(others))
+    return ScanReport(tuple(series), tuple(others), inventory.refused)
 
 
 def _is_file_of_its_own(path: Path) -> bool:

@@ -44,9 +44,21 @@ class Candidate:
     file: Path | None = None
 
 
+SHORT = {
+    "pre": "t1",
+    "pre-contrast": "t1",
+    "precontrast": "t1",
+    "post": "t1c",
+    "post-contrast": "t1c",
+    "postcontrast": "t1c",
+}
+"""Names of channels that leave out what a model of contrast on MR means."""
+
+
 def canonical(channel: str) -> str:
     """Return the sequence that a channel's name speaks of, or the name itself in lower case."""
-    return from_words(channel) or channel.strip().lower()
+    name = channel.strip().lower().replace("_", "-")
+    return from_words(channel) or SHORT.get(name) or channel.strip().lower()
 
 
 def _title(channel: str) -> str:
@@ -67,8 +79,17 @@ def is_scan_file(path: Path) -> bool:
     return is_nifti(path) or is_volume(path)
 
 
-def find_candidates(paths: Sequence[Path | str], wanted: tuple[str, ...]) -> list[Candidate]:
+def find_candidates(
+    paths: Sequence[Path | str], wanted: tuple[str, ...]
+) -> tuple[list[Candidate], tuple[tuple[str, str], ...]]:
     """Return every scan under the paths; beside a single file, those of the same case too.
+
+    Returns
+    -------
+    candidates
+        All of them.
+    refused
+        ``(path, why)`` of what could not be opened; see `inspection_core.io.dicom.Inventory`.
 
     Raises
     ------
@@ -80,18 +101,26 @@ def find_candidates(paths: Sequence[Path | str], wanted: tuple[str, ...]) -> lis
     for given in paths:
         path = Path(given)
         if path.is_file() and is_scan_file(path):
-            files += _beside(path) if len(paths) == 1 else [path]
+            files += beside(path) if len(paths) == 1 else [path]
         else:
             others.append(path)
             if path.is_dir():
                 files += sorted(p for p in path.rglob("*") if p.is_file() and is_scan_file(p) and _is_header(p))
-    found = [_file_candidate(f, wanted) for f in files]
+    found = [file_candidate(f, wanted) for f in files]
+    refused: tuple[tuple[str, str], ...] = ()
     if others:
-        for s in scan_dicom(others).series:
-            found += [_dicom_candidate(s, k, v) for k, v in enumerate(s.volumes, start=1)]
+        inventory = scan_dicom(others)
+        found += dicom_candidates(inventory.series)
+        refused = inventory.refused
     if not found:
-        raise ReadError(f"No scan was found in {Path(paths[0]).name}; point at the folder of one study.")
-    return found
+        why = f" {refused[0][1]}" if refused else ""
+        raise ReadError(f"No scan was found in {Path(paths[0]).name}; point at the folder of one study.{why}")
+    return found, refused
+
+
+def dicom_candidates(series: Sequence[Series]) -> list[Candidate]:
+    """Return every volume of DICOM series as a candidate."""
+    return [_dicom_candidate(s, k, v) for s in series for k, v in enumerate(s.volumes, start=1)]
 
 
 def _dicom_candidate(series: Series, k: int, volume: Volume) -> Candidate:
@@ -111,18 +140,20 @@ def _is_header(path: Path) -> bool:
     return not path.name.lower().endswith((".img", ".img.gz"))
 
 
-def _beside(path: Path) -> list[Path]:
+def beside(path: Path) -> list[Path]:
     """Return the files of the same case: those whose numbered or spoken channel alone differs from this one's."""
-    case = _case(path)
-    found = [p for p in sorted(path.parent.iterdir()) if p.is_file() and is_scan_file(p) and _case(p) == case]
+    case = case_of(path).lower()
+    found = [p for p in sorted(path.parent.iterdir()) if p.is_file() and is_scan_file(p) and case_of(p).lower() == case]
     return [p for p in found if _is_header(p)] or [path]
 
 
-def _case(path: Path) -> str:
+def case_of(path: Path) -> str:
+    """Return a file's name without its suffix and without what names its channel."""
     stem = _stem(path)
     if match := NUMBERED.match(stem):
         return match["case"]
-    return re.sub(r"[_\-. ]*(t1|t2|flair)[a-z]*([_\-. ]*(post|pre|gd|ce|flair|contrast))*", "", stem.lower())
+    spoken = r"[_\-. ]*(t1|t2|flair)[a-z]*([_\-. ]*(post|pre|gd|ce|flair|contrast))*"
+    return re.sub(spoken, "", stem, flags=re.IGNORECASE)
 
 
 def _stem(path: Path) -> str:
@@ -133,7 +164,8 @@ def _stem(path: Path) -> str:
     return name
 
 
-def _file_candidate(path: Path, wanted: tuple[str, ...]) -> Candidate:
+def file_candidate(path: Path, wanted: tuple[str, ...]) -> Candidate:
+    """Return a file as a candidate: by the number in its name, a place among the channels wanted, or by its words."""
     match = NUMBERED.match(_stem(path))
     if match and int(match["channel"]) < len(wanted):
         k = int(match["channel"])

@@ -27,7 +27,8 @@ from scipy import ndimage
 
 from inspection_core.errors import GeometryError, UsageError
 from inspection_core.io.atomic import atomic_path
-from inspection_core.io.dicom.frames import DAMAGE, Frame
+from inspection_core.io.dicom.frames import Frame
+from inspection_core.io.dicom.values import DAMAGE
 from inspection_core.io.dicom.volume import DicomImage
 from inspection_core.io.quiet import quiet
 from inspection_core.prediction import RESEARCH_USE, Finding, Prediction

@@ -19,7 +19,7 @@ from inspection_core import __version__
 from inspection_core.errors import GeometryError, ReadError, UsageError
 from inspection_core.geometry import Geometry
 from inspection_core.image import Image
-from inspection_core.io.dicom.frames import DAMAGE
+from inspection_core.io.dicom.values import DAMAGE
 from inspection_core.io.dicom.volume import DicomImage
 from inspection_core.io.dicom_regions import (
     CATEGORY,

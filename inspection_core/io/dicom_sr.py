@@ -18,7 +18,7 @@ from pydicom.sr.coding import Code
 from inspection_core import __version__
 from inspection_core.errors import ReadError, UsageError
 from inspection_core.io.contours import contours_of
-from inspection_core.io.dicom.frames import DAMAGE
+from inspection_core.io.dicom.values import DAMAGE
 from inspection_core.io.dicom.volume import DicomImage
 from inspection_core.io.dicom_regions import (
     CATEGORY,

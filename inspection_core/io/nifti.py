@@ -107,6 +107,11 @@ def read_nifti_scan(path: Path, *, assume_mm: bool = False) -> NiftiScan:
     return NiftiScan(Image(array, geometry, channels, path, tuple(notes)), header)
 
 
+def read_nifti_header(path: Path) -> Any:
+    """Return the header of a NIfTI file alone; raises as `read_nifti_scan` does where there is none."""
+    return _load_header(Path(path)).header
+
+
 def write_nifti(
     path: Path,
     image: Image,

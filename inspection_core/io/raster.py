@@ -124,11 +124,18 @@ def read_raster(path: Path) -> Image:
     return Image(array, Geometry.pixels(array.shape[1:]), CHANNELS[len(array)], path, tuple(notes))
 
 
-def list_images(folder: Path) -> list[Path]:
+def list_images(folder: Path, unlisted: list[Path] | None = None) -> list[Path]:
     """List the image files under `folder`, in natural order: ``img2.png`` before ``img10.png``.
 
     Files are known by `RASTER_SUFFIXES` in either case. Hidden files and folders, whose names begin with a dot, are
     left out. Links to folders are followed, and a folder that is reached twice is listed once.
+
+    Parameters
+    ----------
+    folder
+        Where to look.
+    unlisted
+        Takes the folders inside that may not be listed; without it the first is an error.
 
     Raises
     ------
@@ -136,7 +143,7 @@ def list_images(folder: Path) -> list[Path]:
         If `folder`, or a folder in it, is missing, is no folder, or may not be listed.
     """
     folder = Path(folder)
-    return sorted(_walk(folder, set()), key=lambda path: _natural(path.relative_to(folder)))
+    return sorted(_walk(folder, set(), unlisted), key=lambda path: _natural(path.relative_to(folder)))
 
 
 def write_mask_png(path: Path, mask: NDArray[np.uint8]) -> None:
@@ -297,24 +304,29 @@ _UPRIGHT: Final[dict[int, Callable[[NDArray[Any]], NDArray[Any]]]] = {
 }
 
 
-def _walk(folder: Path, seen: set[tuple[int, int]]) -> Iterator[Path]:
+def _walk(folder: Path, seen: set[tuple[int, int]], unlisted: list[Path] | None) -> Iterator[Path]:
     """Give the image files under `folder`; `seen` holds the folders visited, so that circular links end."""
+    inside = bool(seen)
     try:
         status = folder.stat()
         if (status.st_dev, status.st_ino) in seen:
             return
         seen.add((status.st_dev, status.st_ino))
         with os.scandir(folder) as entries:
-            listed = sorted((e.name, e.is_dir()) for e in entries if not e.name.startswith("."))
+            # Path.is_dir, because DirEntry.is_dir raises on a link to itself.
+            listed = sorted((e.name, Path(e.path).is_dir()) for e in entries if not e.name.startswith("."))
     except FileNotFoundError:
         raise ReadError(f"{folder} does not exist. Expected a folder of images; check the name.") from None
     except NotADirectoryError:
         raise ReadError(f"{folder} is a file. Expected a folder of images; give the folder it lies in.") from None
     except OSError as error:
+        if unlisted is not None and inside:
+            unlisted.append(folder)
+            return
         raise ReadError(f"{folder} cannot be listed: {_short(error)}. Check who may read it.") from error
     for name, is_folder in listed:
         if is_folder:
-            yield from _walk(folder / name, seen)
+            yield from _walk(folder / name, seen, unlisted)
         elif Path(name).suffix.lower() in RASTER_SUFFIXES:
             yield folder / name
 

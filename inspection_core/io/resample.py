@@ -1,6 +1,13 @@
-"""One image onto another's grid, by world coordinates, a slab at a time so that memory stays bounded."""
+"""One image onto another's grid, by world coordinates, a slab at a time so that memory stays bounded.
+
+Along the axes of a grid that is coarser than the image, a voxel gets the mean over its own length, not the value at its
+centre: what is finer than the grid can show would come back as patterns that are not there.
+"""
 
 from __future__ import annotations
+
+from itertools import product
+from math import ceil
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,10 +19,14 @@ from inspection_core.image import Image
 
 SLAB_VOXELS = 1 << 21
 """Voxels whose coordinates are held at once."""
+SAMPLES_A_VOXEL = 2
+"""Of the image, along an axis that is averaged; `COARSER` is the step, in voxels of the image, from which on it is."""
+COARSER = 1.05
+MAX_SAMPLES = 64
 
 
 def resample(image: Image, grid: Geometry, fill: float | None = None) -> tuple[NDArray[np.float32], float]:
-    """Return an image's values on another grid of the same world, linearly interpolated.
+    """Return an image's values on another grid of the same world, linearly interpolated, averaged where it is coarser.
 
     Parameters
     ----------
@@ -43,6 +54,7 @@ def resample(image: Image, grid: Geometry, fill: float | None = None) -> tuple[N
             f"{image.ndim}-D in {image.geometry.unit} and {grid.ndim}-D in {grid.unit}."
         )
     to_source = np.linalg.inv(image.geometry.affine) @ grid.affine
+    steps = _samples(to_source[:-1, :-1])
     out = np.empty((len(image.array), *grid.shape), np.float32)
     last = np.array(image.geometry.shape)[:, None] - 1
     fills = [float(c.min()) if fill is None else fill for c in image.array]
@@ -57,7 +69,26 @@ def resample(image: Image, grid: Geometry, fill: float | None = None) -> tuple[N
         beyond = ((at < -0.5 - 1e-6) | (at > last + 0.5 + 1e-6)).any(axis=0)
         outside += int(beyond.sum())
         for target, source, value in zip(out, floats, fills, strict=True):
-            values = map_coordinates(source, at, order=1, mode="nearest")
+            values = np.zeros(at.shape[1], np.float32)
+            for step in steps:
+                values += map_coordinates(source, at + step[:, None], order=1, mode="nearest")
+            values /= len(steps)
             values[beyond] = value
             target[begin:end] = values.reshape(end - begin, *grid.shape[1:])
     return out, outside / float(np.prod(grid.shape))
+
+
+def _samples(to_source: NDArray[np.float64]) -> list[NDArray[np.float64]]:
+    """Return where a voxel of the grid is sampled, from its centre, in voxels of the image; evenly along coarser axes.
+
+    Parameters
+    ----------
+    to_source
+        ``(n, n)``: column ``j`` is one step along axis ``j`` of the grid, in voxels of the image.
+    """
+    along = []
+    for step in to_source.T:
+        length = float(np.abs(step).max())
+        count = min(ceil(SAMPLES_A_VOXEL * length), MAX_SAMPLES) if length > COARSER else 1
+        along.append([(k + 0.5) / count - 0.5 for k in range(count)])
+    return [to_source @ np.array(place) for place in product(*along)]

@@ -21,7 +21,8 @@ from inspection_core import __version__
 from inspection_core.errors import GeometryError, ReadError, UsageError
 from inspection_core.image import Image
 from inspection_core.io.contours import Points, contours_of, mask_of
-from inspection_core.io.dicom.frames import DAMAGE, Frame
+from inspection_core.io.dicom.frames import Frame
+from inspection_core.io.dicom.values import DAMAGE
 from inspection_core.io.dicom.volume import DicomImage
 from inspection_core.io.dicom_regions import (
     COLOURS,

@@ -7,9 +7,9 @@ brought onto the grid of one of them. What is missing, ambiguous or in another f
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +20,7 @@ from inspection_core.io.candidates import Candidate, canonical, chosen_scan, fin
 from inspection_core.io.dicom import DicomImage, load_volume
 from inspection_core.io.dicom.series import Override
 from inspection_core.io.dicom.volume import Scaling
-from inspection_core.io.nifti import is_nifti, read_nifti
+from inspection_core.io.nifti import is_nifti, read_nifti, read_nifti_header
 from inspection_core.io.volumes import read_volume
 
 Allowed = Override | Literal["frames"]
@@ -57,11 +57,14 @@ class Study:
         One a channel.
     reference
         The DICOM image whose grid it is, to write results on its slices; None where that is a file of another format.
+    header
+        The NIfTI header of that file, where it is one.
     """
 
     image: Image
     matches: tuple[Match, ...]
     reference: DicomImage | None
+    header: Any = None
 
 
 def read_study(
@@ -131,12 +134,77 @@ def load_study(
         whole = _read_file(Path(paths[0]), assume_mm)
         if len(whole.array) == len(wanted):
             return _four_d(whole, wanted)
-    candidates = find_candidates(paths, wanted) if set(wanted) - set(chosen) or _needs_list(chosen) else []
+    candidates: list[Candidate] = []
+    refused: tuple[tuple[str, str], ...] = ()
+    if set(wanted) - set(chosen) or _needs_list(chosen):
+        candidates, refused = find_candidates(paths, wanted)
+    study = load_picked(
+        Path(paths[0]),
+        wanted,
+        pick(candidates, wanted, chosen),
+        grid=grid,
+        allow=allow,
+        scaling=scaling,
+        assume_mm=assume_mm,
+        progress=progress,
+    )
+    left_out = tuple(f"left out: {reason}" for _, reason in refused)
+    return replace(study, image=replace(study.image, notes=(*study.image.notes, *left_out)))
+
+
+def pick(
+    candidates: Sequence[Candidate], channels: Sequence[str], choices: Mapping[str, str | Path] | None = None
+) -> tuple[Candidate, ...]:
+    """Say which scan each channel is, without reading any pixels; see `load_study`.
+
+    Raises
+    ------
+    UsageError
+        If a channel is asked for twice, or a choice names none.
+    ReadError
+        If a sequence is missing or ambiguous, or a scan is asked for twice.
+    """
+    wanted, chosen = tuple(channels), dict(choices or {})
+    _check_request(wanted, chosen, None)
     picked = [chosen_scan(c, str(chosen[c]), candidates) if c in chosen else matched(c, candidates) for c in wanted]
     _no_scan_twice(wanted, picked)
+    return tuple(picked)
+
+
+def load_picked(
+    source: Path,
+    channels: Sequence[str],
+    picked: Sequence[Candidate],
+    *,
+    grid: str | None = None,
+    allow: Sequence[Allowed] | frozenset[Allowed] = frozenset(),
+    suv: bool = False,
+    scaling: Scaling = "precise",
+    assume_mm: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+) -> Study:
+    """Read the scans that were picked, one a channel, onto one grid.
+
+    Parameters
+    ----------
+    source
+        What the image is said to come from.
+    channels, picked
+        Names, and what `pick` gave for them.
+    suv
+        PET in standardised uptake values.
+    grid, allow, scaling, assume_mm, progress
+        See `load_study`.
+
+    Raises
+    ------
+    ReadError, GeometryError
+        If a scan cannot be loaded right, or lies in another frame of reference or on a grid that nothing relates.
+    """
+    wanted = tuple(channels)
     loaded: list[tuple[Image, DicomImage | None]] = []
     for k, candidate in enumerate(picked):
-        loaded.append(_load(candidate, allow, scaling, assume_mm, wanted[k]))
+        loaded.append(_load(candidate, allow, suv, scaling, assume_mm, wanted[k]))
         if progress is not None:
             progress(k + 1, len(wanted))
     matches = tuple(Match(c, p.words, p.why) for c, p in zip(wanted, picked, strict=True))
@@ -146,8 +214,9 @@ def load_study(
     said += _check_frames(wanted, loaded, first, "frames" in allow)
     array, notes = _on_one_grid(wanted, [image for image, _ in loaded], first)
     reference = loaded[first][0]
-    image = Image(array, reference.geometry, wanted, Path(paths[0]), (*said, *notes))
-    return Study(image, matches, loaded[first][1])
+    image = Image(array, reference.geometry, wanted, source, (*said, *notes))
+    file = picked[first].file
+    return Study(image, matches, loaded[first][1], _header(file, assume_mm) if file is not None else None)
 
 
 # Request ------------------------------------------------------------------------------------------------------------
@@ -159,6 +228,17 @@ def _check_request(wanted: tuple[str, ...], chosen: Mapping[str, object], grid: 
     twice = {c for c in wanted if [canonical(w) for w in wanted].count(canonical(c)) > 1}
     if twice:
         raise UsageError(f"Each channel is asked for once. {' and '.join(sorted(twice))} mean the same.")
+    check_choices(wanted, chosen, grid)
+
+
+def check_choices(wanted: Sequence[str], chosen: Mapping[str, object], grid: str | None) -> None:
+    """Refuse a choice or a grid that is for none of the channels.
+
+    Raises
+    ------
+    UsageError
+        Naming it.
+    """
     if unknown := sorted(set(chosen) - set(wanted)):
         raise UsageError(f"A choice is for one of the channels {', '.join(wanted)}. Got {unknown[0]!r}.")
     if grid is not None and grid not in wanted:
@@ -185,17 +265,31 @@ def _read_file(path: Path, assume_mm: bool) -> Image:
     return read_nifti(path, assume_mm=assume_mm) if is_nifti(path) else read_volume(path, assume_mm=assume_mm)
 
 
+def overrides(allow: Sequence[Allowed] | frozenset[Allowed]) -> frozenset[Override]:
+    """Return what is allowed of a single series."""
+    return frozenset(a for a in allow if a != "frames")
+
+
+def _header(path: Path, assume_mm: bool) -> Any:
+    """Return a file's NIfTI header, but where it would deny a unit that was taken for granted."""
+    if not is_nifti(path):
+        return None
+    header = read_nifti_header(path)
+    return header if int(header["xyzt_units"]) & 7 or not assume_mm else None
+
+
 def _load(
     candidate: Candidate,
     allow: Sequence[Allowed] | frozenset[Allowed],
+    suv: bool,
     scaling: Scaling,
     assume_mm: bool,
     channel: str,
 ) -> tuple[Image, DicomImage | None]:
     if candidate.volume is not None:
-        overrides: frozenset[Override] = frozenset(a for a in allow if a != "frames")
         try:
-            loaded = load_volume(candidate.volume, allow=overrides, scaling=scaling)
+            as_suv = suv and candidate.volume.file.modality == "PT"
+            loaded = load_volume(candidate.volume, allow=overrides(allow), suv=as_suv, scaling=scaling)
         except ReadError as error:
             raise ReadError(f"{channel}: {error}") from None
         image, dicom = loaded.image, loaded

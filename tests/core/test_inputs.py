@@ -7,8 +7,9 @@ import pytest
 from inspection_core.errors import GeometryError, ReadError
 from inspection_core.geometry import Geometry
 from inspection_core.image import Image
-from inspection_core.inputs import Choices, for_channels, list_inputs, open_input
+from inspection_core.inputs import Choices, list_inputs, open_input
 from inspection_core.io.scans import write_scan
+from inspection_core.studies import for_channels
 
 MR = ("T1", "FLAIR", "T1c")
 

@@ -18,8 +18,9 @@ from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian
 
 from inspection_core.errors import ReadError, UsageError
 from inspection_core.io.dicom.discover import Blob
-from inspection_core.io.dicom.frames import frames_of, is_packed, items, text, whole, words
+from inspection_core.io.dicom.frames import frames_of, is_packed
 from inspection_core.io.dicom.pixels import decode, open_pixels
+from inspection_core.io.dicom.values import items, text, whole, words
 
 PIXELS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
 RISKY = frozenset(["US", "IVUS", "ES", "XC", "SC", "OT", "GM", "DMS", "OSS", "SM", "VIDD"])

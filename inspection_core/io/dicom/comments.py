@@ -10,7 +10,8 @@ from collections.abc import Callable
 from pydicom.dataset import Dataset
 from pydicom.encaps import encapsulate, encapsulate_extended, generate_frames
 
-from inspection_core.io.dicom.frames import DAMAGE, is_packed, whole
+from inspection_core.io.dicom.frames import is_packed
+from inspection_core.io.dicom.values import DAMAGE, whole
 
 _KEPT_APPS = frozenset([0xE0, 0xE8, 0xEE])
 """JFIF, SPIFF and Adobe: they tell how colours are to be read."""

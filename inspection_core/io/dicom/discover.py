@@ -1,7 +1,8 @@
 """From what a user points at to the files inside: a file, a nested folder, a DICOMDIR, a zip archive, or several.
 
 Nothing is unpacked to disk, links to folders are not followed, and no name found inside a file is ever used as a path:
-a DICOMDIR stands for the folder that it lies in.
+a DICOMDIR stands for the folder that it lies in. What cannot be opened in a folder is kept with the reason, so that one
+bad archive, dead link or locked file does not stand in the way of the rest.
 """
 
 from __future__ import annotations
@@ -29,6 +30,10 @@ UNOPENABLE = (OSError, zipfile.BadZipFile, zlib.error, RuntimeError, EOFError, N
 """What opening a file, or a damaged or encrypted member of an archive, can raise."""
 
 
+class UnopenedError(ReadError):
+    """A file that could not even be opened, so that nobody knows whether it belongs to what was asked for."""
+
+
 @dataclass(frozen=True)
 class Blob:
     """One file, on disk or in an archive.
@@ -39,11 +44,14 @@ class Blob:
         The file; for a member, the archive.
     member
         Name inside the archive, or empty.
+    fault
+        Why it is not to be opened, as a sentence; empty where nothing is wrong so far.
     """
 
     path: Path
     member: str = ""
     archive: zipfile.ZipFile | None = field(default=None, compare=False, repr=False)
+    fault: str = field(default="", compare=False)
 
     @property
     def name(self) -> str:
@@ -63,15 +71,19 @@ class Blob:
         ReadError
             If the file cannot be opened, or the archive's member is damaged.
         """
+        if self.fault:
+            raise UnopenedError(self.fault)
         try:
             if self.archive is None:
                 return self.path.open("rb")
             return io.BytesIO(self.archive.read(self.member))
         except UNOPENABLE as error:
-            raise ReadError(f"{self.name} cannot be opened ({type(error).__name__}); copy it again.") from None
+            raise UnopenedError(_unopened(self.name, error)) from None
 
     def head(self) -> bytes:
-        """Return the first 132 bytes."""
+        """Return the first 132 bytes; raises as `open` does."""
+        if self.fault:
+            raise UnopenedError(self.fault)
         try:
             if self.archive is None:
                 with self.path.open("rb") as file:
@@ -79,22 +91,34 @@ class Blob:
             with self.archive.open(self.member) as member:
                 return member.read(132)
         except UNOPENABLE as error:
-            raise ReadError(f"{self.name} cannot be opened ({type(error).__name__}); copy it again.") from None
+            raise UnopenedError(_unopened(self.name, error)) from None
 
 
-def find_files(paths: Path | str | Sequence[Path | str]) -> list[Blob]:
+def find_files(paths: Path | str | Sequence[Path | str], *, forgiving: bool = False) -> list[Blob]:
     """Return every file under one path or several, in a stable order, each once.
+
+    In a folder, an archive that cannot be trusted, a link that leads nowhere and a folder that may not be listed become
+    one blob each that holds the reason.
+
+    Parameters
+    ----------
+    paths
+        File, folder, DICOMDIR or zip archive, or several.
+    forgiving
+        Treat the paths themselves as if they had been found in a folder.
 
     Raises
     ------
     ReadError
-        If a path does not exist, or an archive is damaged, encrypted, or has a member that reaches outside it.
+        If a path does not exist or may not be listed, or is an archive that is damaged, encrypted, or has a member that
+        reaches outside it.
     """
     given: Iterable[Path | str] = [paths] if isinstance(paths, (str, Path)) else paths
-    found: dict[tuple[Path, str], Blob] = {}
+    found: dict[tuple[str, str], Blob] = {}
     for item in given:
-        for blob in _expand(Path(item)):
-            found.setdefault((blob.path.resolve(), blob.member), blob)
+        for blob in _expand(Path(item), forgiving):
+            # realpath, because Path.resolve raises on links that lead round in a circle.
+            found.setdefault((os.path.realpath(blob.path), blob.member), blob)
             if len(found) > MAX_FILES:
                 raise ReadError(f"More than {MAX_FILES:,} files lie under {item}; point at one study at a time.")
     return list(found.values())
@@ -120,34 +144,67 @@ def looks_like_dicom(head: bytes) -> bool:
     return False
 
 
-def _expand(path: Path) -> Iterator[Blob]:
+def _unopened(name: str, error: BaseException) -> str:
+    if isinstance(error, PermissionError):
+        return f"{name} may not be read by this user; check who may."
+    return f"{name} cannot be opened ({type(error).__name__}); copy it again."
+
+
+def _expand(path: Path, forgiving: bool) -> Iterator[Blob]:
     if path.is_dir():
         yield from _folder(path)
+    elif forgiving:
+        yield from _found(path)
     elif not path.exists():
         raise ReadError(f"A file or folder is expected at {path}. Found nothing there; check the path.")
     elif path.name.upper() == "DICOMDIR":
         yield from _folder(path.parent)
-    elif path.is_file() and path.stat().st_size > 21 and zipfile.is_zipfile(path) and not _is_dicom_file(path):
+    elif _is_archive(path, path.suffix.lower() != ".zip"):
         yield from _archive(path)
     else:
         yield Blob(path)
 
 
-def _is_dicom_file(path: Path) -> bool:
-    return Blob(path).head()[128:132] == b"DICM"
+def _is_archive(path: Path, by_content: bool) -> bool:
+    """Tell whether a file is to be read as an archive; one that is named so is, unless it is DICOM after all."""
+    if by_content:
+        named = path.is_file() and path.stat().st_size > 21 and zipfile.is_zipfile(path)
+    else:
+        named = path.suffix.lower() == ".zip" and os.access(path, os.R_OK)
+    return named and Blob(path).head()[128:132] != b"DICM"
 
 
 def _folder(folder: Path) -> Iterator[Blob]:
-    for root, folders, files in os.walk(folder):
+    locked: list[OSError] = []
+    for root, folders, files in os.walk(folder, onerror=locked.append):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(files):
-            path = Path(root) / name
-            if name.startswith(".") or name.upper() == "DICOMDIR" or not path.is_file():
-                continue
-            if path.suffix.lower() == ".zip" and zipfile.is_zipfile(path):
-                yield from _archive(path)
-            else:
-                yield Blob(path)
+            if not name.startswith(".") and name.upper() != "DICOMDIR":
+                yield from _found(Path(root) / name)
+    for error in locked:
+        path = Path(error.filename)
+        if path == folder:
+            raise ReadError(f"{folder} cannot be listed ({type(error).__name__}); check who may read it.")
+        yield Blob(path, fault=f"{path.name} is a folder that cannot be listed; check who may read it.")
+
+
+def _found(path: Path) -> Iterator[Blob]:
+    """Give what a file in a folder stands for; an archive as a whole, or not at all."""
+    try:
+        is_file, is_link = path.is_file(), path.is_symlink()
+    except OSError as error:  # its folder may be listed but not entered
+        yield Blob(path, fault=_unopened(path.name, error))
+        return
+    if not is_file:
+        if is_link and not path.is_dir():
+            yield Blob(path, fault=f"{path.name} is a link that leads nowhere.")
+    elif _is_archive(path, by_content=False):
+        try:
+            yield from list(_archive(path))
+        except ReadError as error:
+            yield Blob(path, fault=str(error))
+    else:
+        yield Blob(path)
 
 
 def _archive(path: Path) -> Iterator[Blob]:

@@ -9,23 +9,21 @@ from __future__ import annotations
 
 import math
 import re
-import struct
 import warnings
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, BinaryIO
 
 import numpy as np
 from pydicom.dataset import Dataset
-from pydicom.errors import BytesLengthException, InvalidDicomError
 from pydicom.filereader import read_partial
-from pydicom.tag import BaseTag, Tag
+from pydicom.tag import BaseTag
 from pydicom.uid import UID
-from pydicom.valuerep import PersonName
 
 from inspection_core.errors import ReadError
+from inspection_core.io.dicom.calibration import ultrasound_spacing
 from inspection_core.io.dicom.discover import Blob, looks_like_dicom
+from inspection_core.io.dicom.values import DAMAGE, get, item, items, number, numbers, text, whole, words
 
 Point = tuple[float, float, float]
 MAX_FRAMES = 100_000
@@ -37,6 +35,7 @@ FLAT_MODALITIES = frozenset(
     ["CR", "DX", "MG", "US", "XA", "RF", "SC", "OT", "NM", "ES", "XC", "IO", "PX", "OP", "GM", "SM"]
 )
 """Read as pictures: their planes do not make a volume."""
+ULTRASOUND = frozenset(["US", "IVUS"])
 BRIGHT_IS_LOW = frozenset(["CR", "DX", "MG", "XA", "RF", "IO", "PX", "OT", "SC"])
 """Where MONOCHROME1 is a matter of display, so that values are turned round; elsewhere they are physical."""
 MODALITIES = frozenset(
@@ -86,12 +85,6 @@ _KINDS = frozenset(
         "VELOCITY",
     ]
 )
-DAMAGE = (
-    OSError, EOFError, ValueError, TypeError, KeyError, AttributeError, IndexError, NotImplementedError, OverflowError,
-    RuntimeError, AssertionError, MemoryError, RecursionError, ArithmeticError, BufferError, struct.error, zlib.error,
-    InvalidDicomError, BytesLengthException,
-)  # fmt: skip
-"""What pydicom raises on damaged files. A damaged file is no reason to stop, so all of it becomes a ReadError."""
 
 
 @dataclass(frozen=True)
@@ -190,6 +183,8 @@ class Frame:
         VOI windows, ``((centre, width), ...)``.
     detector
         Of projection images: distance between rows and between columns at the detector in mm, or None.
+    notes
+        Where the spacing comes from, if not from PixelSpacing, or why there is none.
     """
 
     file: FileFacts
@@ -317,82 +312,7 @@ def is_deflated(syntax: str) -> bool:
     return uid.is_transfer_syntax and uid.is_deflated
 
 
-# Values that may be anything ----------------------------------------------------------------------------------------
-
-
-def get(dataset: Dataset | None, keyword: str | tuple[int, int]) -> Any:
-    """Return an element's value, or None where it is absent, empty or not readable."""
-    if dataset is None:
-        return None
-    try:
-        if isinstance(keyword, str):
-            value = dataset.get(keyword)
-        else:
-            element = dataset.get(Tag(keyword))
-            value = element.value if element is not None else None
-    except DAMAGE:
-        return None
-    return None if value is None or (isinstance(value, str) and not value) else value
-
-
-def number(dataset: Dataset | None, keyword: str | tuple[int, int]) -> float | None:
-    """Return a finite number, the first of several, or None."""
-    return next(iter(numbers(dataset, keyword) or ()), None)
-
-
-def numbers(dataset: Dataset | None, keyword: str | tuple[int, int]) -> tuple[float, ...] | None:
-    """Return finite numbers, or None where any is not."""
-    value = get(dataset, keyword)
-    if value is None or isinstance(value, (Dataset, bytes)):
-        return None
-    if isinstance(value, str):
-        items: Sequence[Any] = value.split("\\")
-    else:
-        items = value if isinstance(value, Sequence) or hasattr(value, "__iter__") else [value]
-    try:
-        out = tuple(float(item) for item in items)
-    except (TypeError, ValueError, OverflowError):
-        return None
-    return out if out and all(math.isfinite(v) for v in out) else None
-
-
-def whole(dataset: Dataset | None, keyword: str | tuple[int, int]) -> int | None:
-    """Return a whole number, or None."""
-    value = number(dataset, keyword)
-    return int(value) if value is not None and value == int(value) else None
-
-
-def text(dataset: Dataset | None, keyword: str | tuple[int, int]) -> str:
-    """Return text, or an empty one."""
-    value = get(dataset, keyword)
-    return "" if value is None or isinstance(value, (Dataset, bytes)) else str(value).strip("\0 ")
-
-
-def words(dataset: Dataset | None, keyword: str) -> tuple[str, ...]:
-    """Return the entries of a multi-valued text."""
-    value = get(dataset, keyword)
-    if value is None:
-        return ()
-    if isinstance(value, (str, PersonName)):
-        return (str(value),)
-    return tuple(str(v) for v in value) if hasattr(value, "__iter__") else ()
-
-
-def item(dataset: Dataset | None, keyword: str | tuple[int, int]) -> Dataset | None:
-    """Return the first item of a sequence, or None."""
-    value = get(dataset, keyword)
-    if value is None or isinstance(value, (str, bytes)) or not hasattr(value, "__len__") or len(value) == 0:
-        return None
-    first = value[0]
-    return first if isinstance(first, Dataset) else None
-
-
-def items(dataset: Dataset | None, keyword: str | tuple[int, int]) -> list[Dataset]:
-    """Return the items of a sequence."""
-    value = get(dataset, keyword)
-    if value is None or isinstance(value, (str, bytes)) or not hasattr(value, "__iter__"):
-        return []
-    return [entry for entry in value if isinstance(entry, Dataset)]
+# Free text -----------------------------------------------------------------------------------------------------------
 
 
 _NAMES = ("PatientName", "OtherPatientNames", "PatientBirthName", "PatientMotherBirthName", "ReferringPhysicianName",
@@ -515,7 +435,8 @@ def _frames(facts: FileFacts, dataset: Dataset) -> list[Frame]:
         first = _plain(facts, dataset)
         return [
             Frame(facts, k, facts.rows, facts.columns, spacing=first.spacing, slope=first.slope,
-                  intercept=first.intercept, windows=first.windows, instance=k + 1, detector=first.detector)
+                  intercept=first.intercept, windows=first.windows, instance=k + 1, detector=first.detector,
+                  notes=first.notes)
             for k in range(facts.frames)
         ]  # fmt: skip
     if "MOSAIC" in words(dataset, "ImageType") or get(dataset, (0x0065, 0x1050)) is not None:
@@ -528,6 +449,9 @@ def _frames(facts: FileFacts, dataset: Dataset) -> list[Frame]:
 def _plain(facts: FileFacts, dataset: Dataset) -> Frame:
     along_row, along_column = _directions(numbers(dataset, "ImageOrientationPatient"))
     echo = number(dataset, "EchoTime") if facts.modality == "MR" else None
+    spacing, notes = _pair(numbers(dataset, "PixelSpacing")), tuple[str, ...]()
+    if spacing is None and facts.modality in ULTRASOUND:
+        spacing, notes = ultrasound_spacing(dataset)
     return Frame(
         facts,
         0,
@@ -536,7 +460,8 @@ def _plain(facts: FileFacts, dataset: Dataset) -> Frame:
         position=_point(numbers(dataset, "ImagePositionPatient")),
         along_row=along_row,
         along_column=along_column,
-        spacing=_pair(numbers(dataset, "PixelSpacing")),
+        spacing=spacing,
+        notes=notes,
         thickness=number(dataset, "SliceThickness"),
         step=number(dataset, "SpacingBetweenSlices"),
         instance=whole(dataset, "InstanceNumber"),

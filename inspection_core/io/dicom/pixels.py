@@ -19,7 +19,8 @@ from pydicom.uid import UID, ExplicitVRBigEndian, ExplicitVRLittleEndian, Implic
 
 from inspection_core.errors import ReadError
 from inspection_core.io.dicom.discover import DEFLATE_MAX_RATIO
-from inspection_core.io.dicom.frames import DAMAGE, FileFacts, is_deflated, is_packed, parse
+from inspection_core.io.dicom.frames import FileFacts, is_deflated, is_packed, parse
+from inspection_core.io.dicom.values import DAMAGE
 from inspection_core.io.quiet import quiet
 
 NATIVE_MAX_BYTES = 8 << 30

@@ -23,8 +23,8 @@ from pydicom.tag import BaseTag, Tag
 from pydicom.uid import PYDICOM_IMPLEMENTATION_UID, UID
 
 from inspection_core import __version__
-from inspection_core.io.dicom.frames import DAMAGE, get, text
 from inspection_core.io.dicom.pseudonym import Pseudonyms, shift_date, shift_moment
+from inspection_core.io.dicom.values import DAMAGE, get, text
 
 EDITION = "2026c"
 """Edition of the standard that the table is of."""

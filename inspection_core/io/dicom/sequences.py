@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from pydicom.dataset import Dataset
 
 from inspection_core.errors import ReadError
-from inspection_core.io.dicom.frames import get, item, items, number, numbers, read_header, text, words
+from inspection_core.io.dicom.frames import read_header
 from inspection_core.io.dicom.series import Volume
+from inspection_core.io.dicom.values import get, item, items, number, numbers, text, words
 from inspection_core.io.quiet import quiet
 
 OTHER_KINDS = frozenset(["P", "R", "I", "PHASE", "REAL", "IMAGINARY", "FIELD_MAP", "B0", "P_FFE", "P_SE", "VELOCITY"])

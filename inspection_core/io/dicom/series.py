@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from inspection_core.errors import GeometryError, ReadError
 from inspection_core.geometry import Geometry
-from inspection_core.io.dicom.discover import find_files
+from inspection_core.io.dicom.discover import UnopenedError, find_files
 from inspection_core.io.dicom.frames import FLAT_MODALITIES, FileFacts, Frame, frames_of
 from inspection_core.io.nifti import orientation
 from inspection_core.io.quiet import quiet
@@ -264,14 +264,21 @@ class Inventory:
         Image series, in order of their files.
     others
         ``(file name, what it is)`` of everything else, in words.
+    refused
+        ``(path, why)`` of what could not be opened, so that nobody knows whether it belongs here: archives that are
+        damaged or not to be trusted, dead links, files and folders that may not be read.
     """
 
     series: tuple[Series, ...]
     others: tuple[tuple[str, str], ...]
+    refused: tuple[tuple[str, str], ...] = ()
 
 
 def scan_dicom(
-    paths: Path | str | Sequence[Path | str], progress: Callable[[int, int], None] | None = None
+    paths: Path | str | Sequence[Path | str],
+    progress: Callable[[int, int], None] | None = None,
+    *,
+    forgiving: bool = False,
 ) -> Inventory:
     """Read every header under the paths, and sort out what is there; no pixels are read but those of suspected copies.
 
@@ -281,27 +288,32 @@ def scan_dicom(
         File, folder, DICOMDIR or zip archive, or several of them.
     progress
         Called with the number of files done and their total.
+    forgiving
+        Whether an archive among the paths that cannot be trusted is listed as refused, as it is in a folder.
 
     Raises
     ------
     ReadError
-        If a path does not exist, or an archive cannot be trusted.
+        If a path does not exist, or is an archive that cannot be trusted.
     """
-    files = find_files(paths)
+    files = find_files(paths, forgiving=forgiving)
     found: dict[Hashable, list[Frame]] = defaultdict(list)
     others: list[tuple[str, str]] = []
+    refused: list[tuple[str, str]] = []
     with quiet():
         for done, blob in enumerate(files):
             try:
                 frames = frames_of(blob)
                 # Without a series UID nothing says that two files belong together.
                 found[frames[0].file.series_uid or (blob.path, blob.member)].extend(frames)
+            except UnopenedError as error:
+                refused.append((str(blob.path), str(error)))
             except ReadError as error:
                 others.append((blob.name, str(error)))
             if progress is not None:
                 progress(done + 1, len(files))
         series = tuple(_series(key, frames) for key, frames in found.items())
-    return Inventory(series, tuple(others))
+    return Inventory(series, tuple(others), tuple(refused))
 
 
 def short_id(uid: str) -> str:
@@ -426,9 +438,11 @@ def _pictures(frames: list[Frame]) -> list[Volume]:
 def _about_scale(frame: Frame) -> list[str]:
     """Say what a projection image's scale means (PS3.3 10.7.1.3): at the detector, things are larger than in life."""
     detector = " x ".join(f"{v:g}" for v in frame.detector or ())
+    if frame.notes and frame.spacing is not None:
+        return list(frame.notes)
     if frame.spacing is None:
         if not detector:
-            return ["no PixelSpacing: read as pixels"]
+            return ["; ".join(["no PixelSpacing: read as pixels", *frame.notes])]
         words = f"no PixelSpacing: read as pixels. They are {detector} mm at the detector (ImagerPixelSpacing), less in"
         return [f"{words} the patient (--assume-mm takes those of the detector)"]
     if frame.detector is not None and np.allclose(frame.spacing, frame.detector, rtol=1e-3):

@@ -12,13 +12,17 @@ from datetime import datetime, timedelta
 from pydicom.dataset import Dataset
 
 from inspection_core.errors import ReadError
-from inspection_core.io.dicom.frames import item, number, text, words
+from inspection_core.io.dicom.values import item, number, text, words
 
 UNITS = frozenset(
     ["CNTS", "NONE", "CM2", "CM2ML", "PCNT", "CPS", "MGMINML", "UMOLMINML", "MLMING", "MLG", "1CM", "UMOLML",
      "PROPCNTS", "PROPCPS", "MLMINML", "MLML", "STDDEV"]
 )  # fmt: skip
 """Further units of PS3.3 C.8.9.1.1.3; anything else may be a text of any kind, so it is not shown."""
+
+
+ENHANCED = frozenset(["1.2.840.10008.5.1.4.1.1.130", "1.2.840.10008.5.1.4.1.1.128.1"])
+"""Enhanced PET, and legacy PET converted to it. Writers do not agree whether dose is in Bq or in MBq (PS3.3 C.8.22)."""
 
 
 def suv_factor(dataset: Dataset, scan_start: datetime | None = None) -> float:
@@ -36,6 +40,11 @@ def suv_factor(dataset: Dataset, scan_start: datetime | None = None) -> float:
     ReadError
         If the header lacks what is needed; the text names it.
     """
+    if text(dataset, "SOPClassUID") in ENHANCED:
+        raise ReadError(
+            "SUV is computed for PET of one file a slice. This is enhanced multi-frame PET, which states units, dose "
+            "and decay in other places; read it without SUV."
+        )
     units = text(dataset, "Units")
     if units == "GML":
         return 1.0

@@ -16,10 +16,11 @@ from inspection_core.device import threads
 from inspection_core.errors import GeometryError, ReadError
 from inspection_core.geometry import Geometry
 from inspection_core.image import Image
-from inspection_core.io.dicom.frames import BRIGHT_IS_LOW, FileFacts, Frame, read_header, text
+from inspection_core.io.dicom.frames import BRIGHT_IS_LOW, FileFacts, Frame, read_header
 from inspection_core.io.dicom.pixels import decode, modality_lut, open_pixels, packed_frame, plain_frames
 from inspection_core.io.dicom.series import Inventory, Override, Series, Volume, offsets, scan_dicom
 from inspection_core.io.dicom.suv import moment, suv_factor
+from inspection_core.io.dicom.values import text
 from inspection_core.io.quiet import quiet
 from inspection_core.io.rescale import rescale, result_type
 
@@ -160,7 +161,7 @@ def choose(inventory: Inventory, series: str | None = None, volume: int | None =
     """Return the one volume of an inventory, or the one chosen; see `read_dicom`."""
     found = list(inventory.series)
     if not found:
-        others = "; ".join(words for _, words in inventory.others[:3])
+        others = "; ".join(words for _, words in (*inventory.refused, *inventory.others)[:3])
         raise ReadError(f"No DICOM image was found{': ' + others if others else ''}.")
     if series is not None:
         chosen = [s for s in found if series in (s.id, str(s.file.number))]

@@ -2,6 +2,7 @@
 
 import tracemalloc
 import zipfile
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -308,6 +309,42 @@ class TestValues:
         assert image.channels == ("red", "green", "blue")
         np.testing.assert_array_equal(image.array, np.moveaxis(array, 2, 0))
 
+    IMAGE: ClassVar = {"RegionSpatialFormat": 1, "RegionDataType": 1, "PhysicalUnitsXDirection": 3,
+             "PhysicalUnitsYDirection": 3, "PhysicalDeltaX": 0.05, "PhysicalDeltaY": 0.04, "RegionLocationMinX0": 2,
+             "RegionLocationMinY0": 1, "RegionLocationMaxX1": 27, "RegionLocationMaxY1": 18}  # fmt: skip
+
+    # name: (changes of each region, spacing in mm or None, what is said)
+    ULTRASOUND: ClassVar = {
+        "one image of tissue": ([{}], (0.4, 0.5), "hold inside it: columns 2 to 27, rows 1 to 18"),
+        "with flow over it": ([{}, {"RegionDataType": 2, "RegionLocationMinX0": 9}], (0.4, 0.5), "calibrated region"),
+        "counted upwards": ([{"PhysicalDeltaY": -0.04}], (0.4, 0.5), "calibrated region"),
+        "two images": ([{}, {}], None, "2 are images of tissue in centimetres, where one is needed"),
+        "a curve beside it": ([{}, {"RegionSpatialFormat": 3}], None, "others, with scales of their own"),
+        "flow of another scale": ([{}, {"RegionDataType": 2, "PhysicalDeltaX": 0.1}], None, "scales of their own"),
+        "flow outside of it": ([{}, {"RegionDataType": 2, "RegionLocationMaxX1": 29}], None, "scales of their own"),
+        "not in centimetres": ([{"PhysicalUnitsYDirection": 4}], None, "0 are images of tissue"),
+        "no scale": ([{"PhysicalDeltaX": 0.0}], None, "0 are images of tissue"),
+        "no place": ([{"RegionLocationMaxX1": 1}], None, "0 are images of tissue"),
+    }
+
+    @pytest.mark.parametrize("frames", [1, 3])
+    @pytest.mark.parametrize(("regions", "spacing", "words"), ULTRASOUND.values(), ids=ULTRASOUND)
+    def test_calibrated_ultrasound(self, dicom, tmp_path, frames, regions, spacing, words):
+        array = dicom.numbered((frames, 20, 30), np.uint8)
+        ds = dicom.slice_dataset(array[0], (0, 0, 0), Modality="US", PixelSpacing=None, ImagePositionPatient=None)
+        ds.NumberOfFrames, ds.PixelData = frames, array.tobytes()
+        ds.SequenceOfUltrasoundRegions = []
+        for changes in regions:
+            entry = Dataset()
+            for name, value in (self.IMAGE | changes).items():
+                setattr(entry, name, value)
+            ds.SequenceOfUltrasoundRegions.append(entry)
+        image = read_dicom(dicom.save(ds, tmp_path / "a.dcm")).image
+        assert image.geometry.unit == ("px" if spacing is None else "mm")
+        assert spacing is None or image.geometry.spacing == pytest.approx(spacing)
+        assert words in "; ".join(image.notes)
+        assert ("no PixelSpacing: read as pixels" in "; ".join(image.notes)) == (spacing is None)
+
     def test_mammogram(self, dicom, tmp_path):
         array = dicom.numbered((1, 40, 30), np.uint16)
         dicom.write_series(
@@ -483,9 +520,9 @@ class TestEnhancedMultiFrame:
             tracemalloc.stop()
         assert peak < 1.6 * image.array.nbytes
 
-    def test_suv_of_an_enhanced_pet_is_refused_where_it_names_no_unit(self, dicom, tmp_path):
+    def test_suv_of_an_enhanced_pet_is_refused_with_the_reason(self, dicom, tmp_path):
         path = dicom.save(enhanced(dicom, dicom.numbered(), np.ones(6), "PT"), tmp_path / "a.dcm")
-        with pytest.raises(ReadError, match=r"SUV needs activity in BQML .* This series is in no unit"):
+        with pytest.raises(ReadError, match=r"enhanced multi-frame PET, .* read it without SUV"):
             read_dicom(path, suv=True)
 
     def test_a_frame_turned_another_way_is_a_volume_of_its_own(self, dicom, tmp_path):

@@ -1,6 +1,7 @@
 """`inspection predict` on scans: what is listed, refused, written, and said."""
 
 import json
+import re
 import resource
 import subprocess
 import sys
@@ -17,7 +18,10 @@ from inspection_core.export import FORMATS, check_fit
 from inspection_core.geometry import Geometry
 from inspection_core.image import Image
 from inspection_core.inputs import Choices, list_inputs
+from inspection_core.io.dicom import read_dicom
+from inspection_core.io.dicom_seg import read_seg
 from inspection_core.io.nifti import read_nifti
+from inspection_core.io.rtstruct import read_rtstruct
 from inspection_core.io.scans import write_scan
 from inspection_core.prediction import RESEARCH_USE
 
@@ -123,21 +127,129 @@ def test_between_the_cuts_it_is_to_be_checked(band, tmp_path):
     assert json.loads((tmp_path / "out" / "a" / "findings.json").read_text())["verdict"] == "REVIEW"
 
 
-def test_a_report_alone_brings_the_segments_that_it_refers_to(dicom, band, tmp_path):
+def referred(sr):
+    entries = sr.CurrentRequestedProcedureEvidenceSequence[0].ReferencedSeriesSequence
+    return {str(i.ReferencedSOPInstanceUID) for s in entries for i in s.ReferencedSOPSequence}
+
+
+def test_a_report_refers_to_the_segments_where_both_are_asked_for(dicom, band, tmp_path):
     series = dicom.write_series(tmp_path / "s", bright())
-    assert run(series, "-m", band(), "-o", tmp_path / "out", "--format", "dicom-sr")[0] == 0
+    assert run(series, "-m", band(), "-o", tmp_path / "out", "--format", "dicom-sr,dicom-seg")[0] == 0
     (folder,) = (tmp_path / "out").iterdir()
     seg, sr = pydicom.dcmread(folder / "seg.dcm"), pydicom.dcmread(folder / "sr.dcm")
-    referred = sr.CurrentRequestedProcedureEvidenceSequence[0].ReferencedSeriesSequence
-    names = {str(i.ReferencedSOPInstanceUID) for s in referred for i in s.ReferencedSOPSequence}
-    assert str(seg.SOPInstanceUID) in names
+    assert str(seg.SOPInstanceUID) in referred(sr)
     for made in (seg, sr):
         assert RESEARCH_USE in str(made)
+
+
+@pytest.mark.parametrize("formats", [("dicom-sr",), ("dicom-sr", "dicom-seg", "--segments", "class")], ids=len)
+def test_a_report_stands_on_contours_where_no_segment_is_its_finding(dicom, band, tmp_path, formats):
+    """Alone, and beside a SEG whose segments are classes."""
+    array = bright()
+    array[0:2, 15:19, 14:17] = 1000
+    series = dicom.write_series(tmp_path / "s", array)
+    names, options = [f for f in formats[:2] if f.startswith("dicom")], formats[2:]
+    assert run(series, "-m", band(), "-o", tmp_path / "out", "--format", ",".join(names), *options)[0] == 0
+    (folder,) = (tmp_path / "out").iterdir()
+    sr = pydicom.dcmread(folder / "sr.dcm")
+    sources = {str(pydicom.dcmread(f).SOPInstanceUID) for f in series.iterdir()}
+    assert referred(sr) <= sources
+    assert (folder / "seg.dcm").exists() == (len(names) == 2)
+    assert len(re.findall("'POLYLINE'", str(sr))) == 3 + 2
+
+
+@pytest.mark.parametrize(
+    ("options", "kind", "segments"),
+    [
+        ((), "BINARY", 2),
+        (("--segments", "class"), "BINARY", 1),
+        (("--segmentation-type", "fractional"), "FRACTIONAL", 2),
+        (("--segmentation-type", "labelmap", "--segments", "finding"), "LABELMAP", 2),
+    ],
+)
+def test_segments_as_asked_for_come_back(dicom, band, tmp_path, options, kind, segments):
+    array = bright()
+    array[0:2, 15:19, 14:17] = 1000
+    series = dicom.write_series(tmp_path / "s", array)
+    assert run(series, "-m", band(), "-o", tmp_path / "out", "--format", "dicom-seg", *options)[0] == 0
+    (folder,) = (tmp_path / "out").iterdir()
+    assert pydicom.dcmread(folder / "seg.dcm").SegmentationType == kind
+    back = read_seg(folder / "seg.dcm", read_dicom(series))
+    assert len(back.channels) == segments
+    assert np.array_equal(back.array.max(axis=0) > 0, array > 0)
+
+
+def test_contours_come_back(dicom, band, tmp_path):
+    series = dicom.write_series(tmp_path / "s", bright(), dicom.TURNED)
+    assert run(series, "-m", band(), "-o", tmp_path / "out", "--format", "rtstruct")[0] == 0
+    (folder,) = (tmp_path / "out").iterdir()
+    back = read_rtstruct(folder / "rtstruct.dcm", read_dicom(series))
+    mask = read_nifti(folder / "mask.nii.gz").array[0]
+    assert mask.any()
+    assert np.array_equal(back.array[0], mask)
+    assert RESEARCH_USE in str(pydicom.dcmread(folder / "rtstruct.dcm"))
+
+
+@pytest.mark.parametrize("found", [True, False])
+def test_pictures_for_viewers_that_show_no_segments(dicom, band, tmp_path, found):
+    """A picture a slice, also where nothing was found; each at the place of its slice."""
+    series = dicom.write_series(tmp_path / "s", bright() * found)
+    out, report = tmp_path / "out", tmp_path / "j.json"
+    assert run(series, "-m", band(), "-o", out, "--format", "secondary-capture", "--json", report)[0] == 0
+    (folder,) = out.iterdir()
+    made = [pydicom.dcmread(f) for f in sorted((folder / "secondary-capture").iterdir())]
+    assert [m.ImagePositionPatient[2] for m in made] == [40 + 2.5 * k for k in range(len(made))]
+    assert len(made) == SHAPE[0]
+    coloured = [bool((np.ptp(m.pixel_array[:-80].astype(int), axis=2) > 60).any()) for m in made]
+    assert coloured == [found and 3 <= k < 6 for k in range(SHAPE[0])]
+    assert sum("sc_0" in name for name in json.loads(report.read_text())["outputs"]) == SHAPE[0]
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--segments", "lesion"), "--segments takes finding or class. Got 'lesion'."),
+        (("--segmentation-type", "BIN"), "--segmentation-type takes binary, fractional or labelmap. Got 'BIN'."),
+        (("--allow", "magic"), "--allow takes gaps, irregular, duplicates, frames. Got 'magic'."),
+        (("--channel", "CT"), "--channel takes NAME=SCAN, such as t1c=7. Got 'CT'."),
+        (("--channel", "CT=3"), "--channel and --grid are for models of several channels. This one takes CT."),
+    ],
+)
+def test_options_that_make_no_sense(band, tmp_path, options, words):
+    nifti(tmp_path / "a.nii.gz")
+    code, _, said = run(tmp_path / "a.nii.gz", "-m", band(), "-o", tmp_path / "out", *options)
+    assert (code, said) == (2, f"inspection predict: {words}\n")
+
+
+def test_what_cannot_be_opened_is_listed_and_the_rest_goes_on(dicom, band, tmp_path):
+    study = tmp_path / "study"
+    dicom.write_series(study / "s", bright())
+    with zipfile.ZipFile(study / "hostile.zip", "w") as archive:
+        archive.writestr("../../evil.dcm", b"x" * 200)
+    (study / "cut.zip").write_bytes((study / "hostile.zip").read_bytes()[:150])
+    (study / "dead").symlink_to(study / "gone.dcm")
+    (study / "round").symlink_to(study / "round")
+    (study / "s" / "up").symlink_to(study, target_is_directory=True)
+    code, shown, said = run(study, "-m", band(), "-o", tmp_path / "out", "--json", tmp_path / "j.json")
+    assert code == 1
+    assert "1 of 5 inputs" in shown
+    errors = {
+        e["path"].rpartition("/")[2]: e["message"] for e in json.loads((tmp_path / "j.json").read_text())["errors"]
+    }
+    assert "reaches outside the archive" in errors["hostile.zip"]
+    assert "cut.zip is a damaged zip archive (BadZipFile)" in errors["cut.zip"]
+    assert errors["dead"] == "dead is a link that leads nowhere."
+    assert errors["round"] == "round is a link that leads nowhere."
+    assert said.count("\n") == 4
+    code, _, said = run(study / "hostile.zip", "-m", band(), "-o", tmp_path / "out2")
+    assert (code, "reaches outside the archive" in said) == (1, True)
 
 
 # name: (what is there, format, what is said)
 MISFITS = {
     "seg of nifti": ("nifti", "dicom-seg", "it refers to a DICOM series, and this is none; nifti fits it."),
+    "contours of nifti": ("nifti", "rtstruct", "it refers to a DICOM series, and this is none; nifti fits it."),
+    "captures of nifti": ("nifti", "secondary-capture", "it shows the slices of a DICOM series, and this is none."),
     "sr of a picture": ("picture", "dicom-sr", "it refers to a DICOM series, and this is a picture."),
     "coco of a scan": ("nifti", "coco", "it is for 2-D images."),
     "nifti of a picture": ("picture", "nifti", "it is for scans with slices."),
@@ -178,7 +290,7 @@ def test_a_missing_channel_is_refused_by_name(dicom, band, tmp_path):
     assert code == 1
     assert "p lacks FLAIR (p_0001.nii.gz); the model takes T1, FLAIR, T1c." in said
     assert "(T1, FLAIR, T1c missing)" in said
-    assert "takes the channels T1, FLAIR, T1c, and each of the 1 series here holds one at most" in said
+    assert "T1 is missing. There is no sequence that is recognised." in said
     nifti(tmp_path / "p_0001.nii.gz")
     code, shown, _ = run(tmp_path / "p_0000.nii.gz", "-m", folder, "-o", tmp_path / "out")
     assert (code, shown.split()[0]) == (0, "finding")

@@ -332,6 +332,29 @@ class TestResample:
         assert outside == 0
         np.testing.assert_allclose(values[0], inner @ [1.0, -2.0, 0.5], atol=1e-4)
 
+    @pytest.mark.parametrize("factors", [(3, 1, 1), (2, 4, 3), (1, 1, 2.5)])
+    def test_a_coarser_grid_takes_means_and_moves_nothing(self, oblique_image, factors):
+        """A constant stays as it is; a blob keeps its centre; stripes finer than the grid give no false pattern."""
+        shape = tuple(24 for _ in range(3))
+        fine = Geometry(shape, oblique_image.geometry.affine, "mm")
+        grid = fine.resized(tuple(round(n / f) for n, f in zip(shape, factors, strict=True)))
+        index = np.stack(np.meshgrid(*(np.arange(n) for n in shape), indexing="ij"), axis=-1)
+        blob = np.exp(-((index - np.array([11.0, 12.4, 10.3])) ** 2).sum(axis=-1) / (2 * 3.0**2))
+        values, _ = resample(Image(np.stack([np.full(shape, 7.0), blob]), fine, ("flat", "blob")), grid)
+        np.testing.assert_allclose(values[0], 7.0, rtol=1e-6)
+        coarse = np.stack(np.meshgrid(*(np.arange(n) for n in grid.shape), indexing="ij"), axis=-1)
+        at = (grid.index_to_world(coarse) * values[1][..., None]).sum(axis=(0, 1, 2)) / values[1].sum()
+        np.testing.assert_allclose(at, fine.index_to_world((11.0, 12.4, 10.3)), atol=0.05)
+
+    @pytest.mark.parametrize("factor", [2, 3, 4, 5])
+    def test_stripes_finer_than_the_grid_do_not_come_back_as_others(self, factor):
+        stripes = np.broadcast_to(100.0 * (np.arange(60) % 2), (2, 2, 60))
+        fine = Geometry.from_spacing(stripes.shape, (1, 1, 1))
+        values, _ = resample(Image(stripes[None], fine, ("stripes",)), fine.resized((2, 2, 60 // factor)))
+        inner = values[0, 0, 0, 1:-1]
+        assert np.ptp(inner) < 60 / factor  # without means: 100 for odd factors
+        assert abs(inner.mean() - 50) < 1
+
     def test_outside_holds_the_lowest_value_and_is_counted(self):
         image = Image(np.full((1, 2, 2, 2), 9, np.int16), Geometry.from_spacing((2, 2, 2), (1, 1, 1)), ("grey",))
         values, outside = resample(image, Geometry.from_spacing((4, 2, 2), (1, 1, 1)), fill=-1)
