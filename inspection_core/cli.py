@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from inspection_core import __version__, cli_predict, cli_scans
-from inspection_core.errors import InspectionError, UsageError
+from inspection_core.errors import InspectionError, UsageError, printable
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -103,7 +103,7 @@ def outcome(command: str, json_path: Path | None) -> Iterator[Outcome]:
 
 def say(text: str) -> None:
     """Print one line for the user on standard error, whatever a file's name holds."""
-    print(" ".join(text.splitlines()), file=sys.stderr, flush=True)
+    print(printable(" ".join(text.splitlines())), file=sys.stderr, flush=True)
 
 
 def console() -> Console:
@@ -332,12 +332,13 @@ def models_show(
     with outcome("models show", json) as result:
         from inspection_core.card import ModelCard
         from inspection_core.engine import find
+        from inspection_core.io.results import finite_in
         from inspection_core.threshold import cuts
 
         folder = find(model)
         card = ModelCard.load(folder)
         result.inputs.append(str(folder))
-        result.extra["card"] = card.to_dict()
+        result.extra["card"] = finite_in(card.to_dict())  # an open end of a range is infinite
         # A list of hundreds of calibration scores says less than its cuts.
         short = dataclasses.replace(card, calibration=dataclasses.replace(card.calibration, scores=(), peaks=()))
         cut = cuts(card.policy, card.calibration)

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
-from inspection_core.errors import ReadError
+from inspection_core.errors import ReadError, printable
 
 MAX_FILES = 500_000
 MAX_MEMBER_BYTES = 4 << 30
@@ -27,6 +27,10 @@ _TEXT_VR = frozenset(b"AE AS CS DA DT IS LO LT OB PN SH ST TM UI UL US".split())
 
 UNOPENABLE = (OSError, zipfile.BadZipFile, zlib.error, RuntimeError, EOFError, NotImplementedError, ValueError)
 """What opening a file, or a damaged or encrypted member of an archive, can raise."""
+
+
+class UnreadableError(ReadError):
+    """A file that may be an image of a series cannot be opened, or is too damaged to tell: something may be lacking."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +52,7 @@ class Blob:
     @property
     def name(self) -> str:
         """Short name for messages."""
-        return PurePosixPath(self.member).name if self.member else self.path.name
+        return printable(PurePosixPath(self.member).name if self.member else self.path.name)
 
     @property
     def size(self) -> int:
@@ -68,7 +72,7 @@ class Blob:
                 return self.path.open("rb")
             return io.BytesIO(self.archive.read(self.member))
         except UNOPENABLE as error:
-            raise ReadError(f"{self.name} cannot be opened ({type(error).__name__}); copy it again.") from None
+            raise self._unreadable(error) from None
 
     def head(self) -> bytes:
         """Return the first 132 bytes."""
@@ -79,7 +83,11 @@ class Blob:
             with self.archive.open(self.member) as member:
                 return member.read(132)
         except UNOPENABLE as error:
-            raise ReadError(f"{self.name} cannot be opened ({type(error).__name__}); copy it again.") from None
+            raise self._unreadable(error) from None
+
+    def _unreadable(self, error: BaseException) -> UnreadableError:
+        advice = "check its permissions" if isinstance(error, PermissionError) else "copy it again"
+        return UnreadableError(f"{self.name} cannot be opened ({type(error).__name__}); {advice}.")
 
 
 def find_files(paths: Path | str | Sequence[Path | str]) -> list[Blob]:
@@ -91,10 +99,11 @@ def find_files(paths: Path | str | Sequence[Path | str]) -> list[Blob]:
         If a path does not exist, or an archive is damaged, encrypted, or has a member that reaches outside it.
     """
     given: Iterable[Path | str] = [paths] if isinstance(paths, (str, Path)) else paths
-    found: dict[tuple[Path, str], Blob] = {}
+    found: dict[tuple[str, str], Blob] = {}
     for item in given:
         for blob in _expand(Path(item)):
-            found.setdefault((blob.path.resolve(), blob.member), blob)
+            # Unlike Path.resolve(), this takes a link that leads to itself.
+            found.setdefault((os.path.realpath(blob.path), blob.member), blob)
             if len(found) > MAX_FILES:
                 raise ReadError(f"More than {MAX_FILES:,} files lie under {item}; point at one study at a time.")
     return list(found.values())
@@ -129,8 +138,10 @@ def _expand(path: Path) -> Iterator[Blob]:
         yield from _folder(path.parent)
     elif path.is_file() and path.stat().st_size > 21 and zipfile.is_zipfile(path) and not _is_dicom_file(path):
         yield from _archive(path)
-    else:
+    elif path.is_file():
         yield Blob(path)
+    else:  # opening a pipe would wait for ever
+        raise ReadError(f"{path.name} is neither a file nor a folder; save what it gives as a file.")
 
 
 def _is_dicom_file(path: Path) -> bool:
@@ -138,16 +149,21 @@ def _is_dicom_file(path: Path) -> bool:
 
 
 def _folder(folder: Path) -> Iterator[Blob]:
-    for root, folders, files in os.walk(folder):
+    closed: list[OSError] = []
+    for root, folders, files in os.walk(folder, onerror=closed.append):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(files):
             path = Path(root) / name
-            if name.startswith(".") or name.upper() == "DICOMDIR" or not path.is_file():
+            if name.startswith(".") or name.upper() == "DICOMDIR":
+                continue
+            if not path.is_file() and not path.is_symlink():  # pipes and the like; a dangling link is a file that lacks
                 continue
             if path.suffix.lower() == ".zip" and zipfile.is_zipfile(path):
                 yield from _archive(path)
             else:
                 yield Blob(path)
+    for error in closed:  # a folder that cannot be entered is told like a file that cannot be opened
+        yield Blob(Path(error.filename))
 
 
 def _archive(path: Path) -> Iterator[Blob]:
