@@ -8,7 +8,7 @@ import io
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
@@ -83,8 +83,11 @@ def outcome(command: str, json_path: Path | None) -> Iterator[Outcome]:
     except BrokenPipeError:  # who reads the output has gone, as in `| head`
         raise
     except OSError as error:
-        place = error.filename or "a file"
-        failure = OSError(f"{place} cannot be written or read: {error.strerror or error}. Check space and permissions.")
+        # pydicom raises such an error anew, with a traceback and a header's values for its text; the first one is clear.
+        while error.errno is None and isinstance(error.__cause__ or error.__context__, OSError):
+            error = cast("OSError", error.__cause__ or error.__context__)
+        place, why = error.filename or "a file", error.strerror or type(error).__name__
+        failure = OSError(printable(f"{place} cannot be written or read: {why}. Check space and permissions."))
         result.fail(failure, error.filename)
         say(f"inspection {command}: {failure}")
         code = 1

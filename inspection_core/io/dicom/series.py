@@ -399,7 +399,7 @@ def _with_damaged(volumes: list[Volume], damaged: list[Frame]) -> list[Volume]:
     return [_add(v, Problem(words)) for v in volumes]
 
 
-def _with_lost(series: Series, lost: list[tuple[Blob, ReadError]]) -> Series:
+def _with_lost(series: Series, lost: Sequence[tuple[Blob, ReadError]]) -> Series:
     """Note files beside a series that may have been slices of it: at an end of the stack, no gap would tell."""
     places = {f.file.blob.path.parent for v in series.volumes for t in v.frames for f in t}
     archives = {f.file.blob.path for v in series.volumes for t in v.frames for f in t if f.file.blob.member}
