@@ -83,7 +83,7 @@ def outcome(command: str, json_path: Path | None) -> Iterator[Outcome]:
     except BrokenPipeError:  # who reads the output has gone, as in `| head`
         raise
     except OSError as error:
-        # pydicom raises such an error anew, with a traceback and a header's values for its text; the first one is clear.
+        # pydicom raises such an error anew, with a traceback for its text; the first one is clear.
         while error.errno is None and isinstance(error.__cause__ or error.__context__, OSError):
             error = cast("OSError", error.__cause__ or error.__context__)
         place, why = error.filename or "a file", error.strerror or type(error).__name__
