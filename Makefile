@@ -33,9 +33,9 @@ $(VENV)/installed: pyproject.toml
 demo: setup
 	$(BIN)/inspection demo --out $(DEMO_OUT)
 
-# The last line of output is pytest's own summary.
+# The last line of output is pytest's own summary. Workers share the cores, so each computes with one thread.
 test: setup system
-	@$(BIN)/python -m pytest
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4
 
 # Every script in benchmarks/ by itself; one that fails does not keep the others from running.
 bench: setup

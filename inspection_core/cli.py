@@ -8,12 +8,12 @@ import io
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
 from inspection_core import __version__, cli_predict, cli_scans
-from inspection_core.errors import InspectionError, UsageError
+from inspection_core.errors import InspectionError, UsageError, printable
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -83,8 +83,11 @@ def outcome(command: str, json_path: Path | None) -> Iterator[Outcome]:
     except BrokenPipeError:  # who reads the output has gone, as in `| head`
         raise
     except OSError as error:
-        place = error.filename or "a file"
-        failure = OSError(f"{place} cannot be written or read: {error.strerror or error}. Check space and permissions.")
+        # pydicom raises such an error anew, with a traceback for its text; the first one is clear.
+        while error.errno is None and isinstance(error.__cause__ or error.__context__, OSError):
+            error = cast("OSError", error.__cause__ or error.__context__)
+        place, why = error.filename or "a file", error.strerror or type(error).__name__
+        failure = OSError(printable(f"{place} cannot be written or read: {why}. Check space and permissions."))
         result.fail(failure, error.filename)
         say(f"inspection {command}: {failure}")
         code = 1
@@ -103,7 +106,7 @@ def outcome(command: str, json_path: Path | None) -> Iterator[Outcome]:
 
 def say(text: str) -> None:
     """Print one line for the user on standard error, whatever a file's name holds."""
-    print(" ".join(text.splitlines()), file=sys.stderr, flush=True)
+    print(printable(" ".join(text.splitlines())), file=sys.stderr, flush=True)
 
 
 def console() -> Console:
@@ -332,12 +335,13 @@ def models_show(
     with outcome("models show", json) as result:
         from inspection_core.card import ModelCard
         from inspection_core.engine import find
+        from inspection_core.io.results import finite_in
         from inspection_core.threshold import cuts
 
         folder = find(model)
         card = ModelCard.load(folder)
         result.inputs.append(str(folder))
-        result.extra["card"] = card.to_dict()
+        result.extra["card"] = finite_in(card.to_dict())  # an open end of a range is infinite
         # A list of hundreds of calibration scores says less than its cuts.
         short = dataclasses.replace(card, calibration=dataclasses.replace(card.calibration, scores=(), peaks=()))
         cut = cuts(card.policy, card.calibration)

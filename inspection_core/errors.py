@@ -16,8 +16,20 @@ A message says what was expected, what came, and what to do next.
 from __future__ import annotations
 
 
+def printable(text: str) -> str:
+    """Return text as one line that no terminal takes for a command: a file's name may hold anything."""
+    if text.isprintable():
+        return text
+    return "".join(
+        c if c.isprintable() else " " if c.isspace() else c.encode("unicode_escape").decode("ascii") for c in text
+    )
+
+
 class InspectionError(Exception):
     """An error whose text is meant for the user: one line, no traceback needed."""
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(printable(message))
 
 
 class UsageError(InspectionError):

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from inspection_core.errors import InspectionError
+from inspection_core.errors import InspectionError, printable
 from inspection_core.geometry import Geometry
 from inspection_core.image import Image
 from inspection_core.io.candidates import sequence_of_file
@@ -67,7 +67,7 @@ class ScanReport:
             out.append(f"{len(self.others)} other files:")
             out += [f"    {reason}" for _, reason in self.others[:10]]
             out += [f"    and {len(self.others) - 10} more"] if len(self.others) > 10 else []
-        return out
+        return [printable(line) for line in out]
 
 
 def scan(
@@ -100,12 +100,10 @@ def scan(
     inventory = scan_dicom(rest, progress)
     series += [_series_summary(s, allow) for s in inventory.series]
     others = []
-    for name, reason in inventory.others:
-        found = (
-            [f for p in rest if p.is_dir() for f in sorted(p.rglob(name))] if _is_file_of_its_own(Path(name)) else []
-        )
-        series += [_file_summary(file) for file in found if not any(s.get("file") == str(file) for s in series)]
-        if not found:
+    for (name, reason), blob in zip(inventory.others, inventory.other_files, strict=True):
+        if not blob.member and _is_file_of_its_own(blob.path):
+            series += [_file_summary(blob.path)] if blob.path not in files else []
+        else:
             others.append((name, reason))
     return ScanReport(tuple(series), tuple(others), inventory.refused)
 

@@ -61,6 +61,15 @@ def finite(value: float | None) -> float | None:
     return value if value is not None and math.isfinite(value) else None
 
 
+def finite_in(data: Any) -> Any:
+    """Return plain data with None in place of every number that JSON has not, at any depth."""
+    if isinstance(data, Mapping):
+        return {key: finite_in(value) for key, value in data.items()}
+    if isinstance(data, (list, tuple)):
+        return [finite_in(value) for value in data]
+    return finite(data) if isinstance(data, float) else data
+
+
 def dump(data: Mapping[str, Any]) -> str:
     """Return strict JSON text: NaN and infinity are an error, never written."""
     return json.dumps(data, indent=2, allow_nan=False, default=_plain) + "\n"

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import typer
 from typer.testing import CliRunner
 
 from inspection_core import __version__, cli
@@ -324,3 +325,17 @@ def test_the_module_is_the_command():
     assert done.returncode == 1
     assert done.stderr.startswith("inspection models show: ")
     assert done.stderr.count("\n") == 1
+
+
+def test_an_error_of_the_system_inside_a_library_is_one_clear_line(tmp_path, capsys):
+    """pydicom raises a full disk anew with a traceback for its text."""
+    with pytest.raises(typer.Exit), cli.outcome("convert", tmp_path / "a.json"):  # noqa: PT012
+        try:
+            raise OSError(28, "No space left on device")
+        except OSError as error:
+            raise OSError("With tag (7FE0,0010) got exception\nTraceback: Secret^Sally") from error
+    said = capsys.readouterr().err
+    assert said == (
+        "inspection convert: a file cannot be written or read: No space left on device. Check space and permissions.\n"
+    )
+    assert "Sally" not in (tmp_path / "a.json").read_text(encoding="utf-8")

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
-from inspection_core.errors import ReadError
+from inspection_core.errors import ReadError, printable
 
 MAX_FILES = 500_000
 MAX_MEMBER_BYTES = 4 << 30
@@ -30,7 +30,11 @@ UNOPENABLE = (OSError, zipfile.BadZipFile, zlib.error, RuntimeError, EOFError, N
 """What opening a file, or a damaged or encrypted member of an archive, can raise."""
 
 
-class UnopenedError(ReadError):
+class UnreadableError(ReadError):
+    """A file that may be an image of a series cannot be opened, or is too damaged to tell: something may be lacking."""
+
+
+class UnopenedError(UnreadableError):
     """A file that could not even be opened, so that nobody knows whether it belongs to what was asked for."""
 
 
@@ -56,7 +60,7 @@ class Blob:
     @property
     def name(self) -> str:
         """Short name for messages."""
-        return PurePosixPath(self.member).name if self.member else self.path.name
+        return printable(PurePosixPath(self.member).name if self.member else self.path.name)
 
     @property
     def size(self) -> int:
@@ -161,8 +165,10 @@ def _expand(path: Path, forgiving: bool) -> Iterator[Blob]:
         yield from _folder(path.parent)
     elif _is_archive(path, path.suffix.lower() != ".zip"):
         yield from _archive(path)
-    else:
+    elif path.is_file():
         yield Blob(path)
+    else:  # opening a pipe would wait for ever
+        raise ReadError(f"{path.name} is neither a file nor a folder; save what it gives as a file.")
 
 
 def _is_archive(path: Path, by_content: bool) -> bool:

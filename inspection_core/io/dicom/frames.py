@@ -22,7 +22,7 @@ from pydicom.uid import UID
 
 from inspection_core.errors import ReadError
 from inspection_core.io.dicom.calibration import ultrasound_spacing
-from inspection_core.io.dicom.discover import Blob, looks_like_dicom
+from inspection_core.io.dicom.discover import Blob, UnreadableError, looks_like_dicom
 from inspection_core.io.dicom.values import DAMAGE, get, item, items, number, numbers, text, whole, words
 
 Point = tuple[float, float, float]
@@ -230,9 +230,11 @@ def read_header(blob: Blob) -> Dataset:
             dataset = parse(file, pixels=False, force=head[128:132] != b"DICM")
             dataset.inspection_pixels_at = file.tell()
     except DAMAGE as error:
-        raise ReadError(f"{blob.name} is damaged DICOM: its header cannot be parsed ({type(error).__name__})") from None
+        raise UnreadableError(
+            f"{blob.name} is damaged DICOM: its header cannot be parsed ({type(error).__name__})"
+        ) from None
     if len(dataset) == 0:
-        raise ReadError(f"{blob.name} holds no DICOM data")
+        raise UnreadableError(f"{blob.name} holds no DICOM data")
     return dataset
 
 
@@ -287,7 +289,7 @@ def frames_of(blob: Blob) -> list[Frame]:
         facts = _facts(blob, dataset)
         return _frames(facts, dataset)
     except DAMAGE as error:
-        raise ReadError(f"{blob.name} has a header that makes no sense ({type(error).__name__})") from None
+        raise UnreadableError(f"{blob.name} has a header that makes no sense ({type(error).__name__})") from None
 
 
 def fault_of(blob: Blob, header: Dataset) -> str:
@@ -324,8 +326,10 @@ def without_names(free_text: str, dataset: Dataset) -> str:
     """Take names and numbers of people, and dates, out of a free text."""
     tokens = {token for name in _NAMES for token in re.split(r"[\s^=,;_\\]+", "\\".join(words(dataset, name)))}
     tokens |= {part.strip("\0 ") for name in _NUMBERS for part in words(dataset, name)}
-    for token in sorted((t for t in tokens if len(t) > 2), key=len, reverse=True):
-        free_text = re.sub(re.escape(token), "***", free_text, flags=re.IGNORECASE)
+    for token in sorted((t for t in tokens if len(t) > 1), key=len, reverse=True):
+        # Names of two letters are common in places; inside a longer word two letters say nothing.
+        pattern = re.escape(token) if len(token) > 2 else rf"(?<!\w){re.escape(token)}(?!\w)"
+        free_text = re.sub(pattern, "***", free_text, flags=re.IGNORECASE)
     free_text = re.sub(r"(?<!\d)(19|20)\d\d[-./]?\d\d[-./]?\d\d(?!\d)", "***", free_text)
     return "".join(c if c.isprintable() else " " for c in free_text)[:80]
 
@@ -340,6 +344,8 @@ def _facts(blob: Blob, dataset: Dataset) -> FileFacts:
     if modality in NOT_IMAGES or rows is None or columns is None:
         if get(dataset, "DirectoryRecordSequence") is not None:
             raise ReadError(f"{blob.name} is a DICOMDIR, a table of contents")
+        if modality not in NOT_IMAGES and UID(text(dataset, "SOPClassUID")).name.endswith("Image Storage"):
+            raise UnreadableError(f"{blob.name} is damaged: an image without Rows and Columns")
         if modality or get(dataset, "SOPClassUID") is not None:
             raise ReadError(f"{blob.name} is {_name_of(modality, dataset)}, not an image")
         raise ReadError(f"{blob.name} holds no image")
@@ -350,6 +356,8 @@ def _facts(blob: Blob, dataset: Dataset) -> FileFacts:
     fault = ""
     if rows < 1 or columns < 1 or samples not in (1, 3, 4) or frames is None or not 1 <= frames <= MAX_FRAMES:
         fault = f"its size makes no sense ({rows} x {columns} pixels, {samples} samples, {frames} frames)"
+    elif (whole(dataset, "BitsStored") or 0) > allocated > 0:
+        fault = f"it stores {whole(dataset, 'BitsStored')} bits a pixel where it allocates {allocated}"
     elif allocated not in (1, 8, 16, 32, 64):
         fault = f"it allocates {allocated} bits a pixel, which no decoder here reads"
     else:
@@ -423,7 +431,7 @@ def _missing_pixels(blob: Blob, dataset: Dataset, syntax: str, wanted: int) -> s
 
 
 def _frames(facts: FileFacts, dataset: Dataset) -> list[Frame]:
-    if facts.fault and not 1 <= facts.frames <= MAX_FRAMES:
+    if facts.fault:  # however many frames it claims, none can be read
         return [Frame(facts, 0, facts.rows, facts.columns)]
     per_frame = items(dataset, "PerFrameFunctionalGroupsSequence")
     shared = item(dataset, "SharedFunctionalGroupsSequence")
@@ -595,7 +603,9 @@ def _mosaic(facts: FileFacts, dataset: Dataset) -> list[Frame]:
     if count < 1 or normal is None or base.position is None:
         fault = "it is a mosaic, and the private header that places its slices is missing or damaged"
         return [Frame(_faulty(facts, fault), 0, facts.rows, facts.columns)]
-    side = math.ceil(math.sqrt(count))
+    side = math.isqrt(count - 1) + 1
+    if side > min(facts.rows, facts.columns):  # before a list of that many positions is made
+        return [Frame(_faulty(facts, "it is a mosaic with more slices than pixels"), 0, facts.rows, facts.columns)]
     height, width = facts.rows // side, facts.columns // side
     # The position given is that of the mosaic's corner, as if one huge slice had been taken about the same centre.
     corner = np.array(base.position)

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from inspection_core.errors import GeometryError, ReadError
 from inspection_core.geometry import Geometry
-from inspection_core.io.dicom.discover import UnopenedError, find_files
+from inspection_core.io.dicom.discover import Blob, UnopenedError, UnreadableError, find_files
 from inspection_core.io.dicom.frames import FLAT_MODALITIES, FileFacts, Frame, frames_of
 from inspection_core.io.nifti import orientation
 from inspection_core.io.quiet import quiet
@@ -35,6 +35,8 @@ TILT_DEGREES = 0.5
 """Less than this, and the sheared grid is kept as it is: it is exact, and nothing needs resampling."""
 SAME_PLACE_MM = 0.01
 SAME_DIRECTION = 1e-3
+SAME_SPACING = 1e-3
+"""Of the spacing's own size."""
 
 
 @dataclass(frozen=True)
@@ -135,7 +137,7 @@ class Volume:
         if n > 1:
             affine[:3, 0] = (np.array(last.position) - np.array(first.position)) / (n - 1)
         else:
-            affine[:3, 0] = first.normal * (first.step or first.thickness or 0.0)
+            affine[:3, 0] = first.normal * abs(first.step or first.thickness or 0.0)
         affine[:3, 1] = np.array(first.along_column) * first.spacing[0]
         affine[:3, 2] = np.array(first.along_row) * first.spacing[1]
         affine[:3, 3] = first.position
@@ -237,7 +239,14 @@ class Series:
             head = f"{len(self.volumes)} 2-D images"
         else:
             head = f"{len(self.volumes)} volumes that share no grid"
-        wrong = [f"volume {k + 1}: {p.words}" for k, v in enumerate(self.volumes) for p in v.problems]
+        where: dict[str, list[str]] = defaultdict(list)
+        for k, volume in enumerate(self.volumes, start=1):
+            for problem in volume.problems:
+                where[problem.words].append(str(k))
+        wrong = [
+            f"{'every volume' if len(at) == len(self.volumes) else 'volume ' + ', '.join(at[:5])}: {words}"
+            for words, at in where.items()
+        ]
         return "; ".join([head, *wrong[:5], *([f"and {len(wrong) - 5} more"] if len(wrong) > 5 else [])])
 
     def summary(self) -> dict[str, Any]:
@@ -264,6 +273,8 @@ class Inventory:
         Image series, in order of their files.
     others
         ``(file name, what it is)`` of everything else, in words.
+    other_files
+        The files of `others`, in the same order.
     refused
         ``(path, why)`` of what could not be opened, so that nobody knows whether it belongs here: archives that are
         damaged or not to be trusted, dead links, files and folders that may not be read.
@@ -271,6 +282,7 @@ class Inventory:
 
     series: tuple[Series, ...]
     others: tuple[tuple[str, str], ...]
+    other_files: tuple[Blob, ...] = ()
     refused: tuple[tuple[str, str], ...] = ()
 
 
@@ -298,8 +310,8 @@ def scan_dicom(
     """
     files = find_files(paths, forgiving=forgiving)
     found: dict[Hashable, list[Frame]] = defaultdict(list)
-    others: list[tuple[str, str]] = []
-    refused: list[tuple[str, str]] = []
+    others: list[tuple[Blob, ReadError]] = []
+    refused: list[tuple[Blob, ReadError]] = []
     with quiet():
         for done, blob in enumerate(files):
             try:
@@ -307,13 +319,19 @@ def scan_dicom(
                 # Without a series UID nothing says that two files belong together.
                 found[frames[0].file.series_uid or (blob.path, blob.member)].extend(frames)
             except UnopenedError as error:
-                refused.append((str(blob.path), str(error)))
+                refused.append((blob, error))
             except ReadError as error:
-                others.append((blob.name, str(error)))
+                others.append((blob, error))
             if progress is not None:
                 progress(done + 1, len(files))
-        series = tuple(_series(key, frames) for key, frames in found.items())
-    return Inventory(series, tuple(others), tuple(refused))
+        lost = [(b, e) for b, e in others if isinstance(e, UnreadableError)] + refused
+        series = tuple(_with_lost(_series(key, frames), lost) for key, frames in found.items())
+    return Inventory(
+        series,
+        tuple((b.name, str(e)) for b, e in others),
+        tuple(b for b, _ in others),
+        tuple((str(b.path), str(e)) for b, e in refused),
+    )
 
 
 def short_id(uid: str) -> str:
@@ -330,17 +348,7 @@ def _series(key: Hashable, frames: list[Frame]) -> Series:
     damaged = [f for f in frames if f.file.fault]
     whole = [f for f in frames if not f.file.fault]
     flat = [f for f in whole if _is_flat(f)]
-    groups: list[list[Frame]] = []
-    for frame in whole:
-        if _is_flat(frame):
-            continue
-        for group in groups:
-            if _belong_together(group[0], frame):
-                group.append(frame)
-                break
-        else:
-            groups.append([frame])
-    volumes += [_stack(group, copies) for group in groups]
+    volumes += [_stack(group, copies) for group in _groups([f for f in whole if not _is_flat(f)])]
     volumes += _pictures(flat)
     if damaged:
         volumes = _with_damaged(volumes, damaged)
@@ -350,15 +358,13 @@ def _series(key: Hashable, frames: list[Frame]) -> Series:
 
 def _without_copies(frames: list[Frame]) -> tuple[list[Frame], int]:
     """Drop frames of files that say they are one and the same and hold the same pixels."""
-    by_name: dict[Hashable, list[FileFacts]] = defaultdict(list)
+    by_name: dict[str, dict[FileFacts, None]] = defaultdict(dict)
     for frame in frames:
-        if frame.file.sop_uid and frame.file not in by_name[frame.file.sop_uid]:
-            by_name[frame.file.sop_uid].append(frame.file)
+        if frame.file.sop_uid:
+            by_name[frame.file.sop_uid][frame.file] = None
     drop: set[FileFacts] = set()
-    for files in by_name.values():
-        for other in files[1:]:
-            if _same_pixels(files[0], other):
-                drop.add(other)
+    for first, *copies in by_name.values():
+        drop |= {other for other in copies if _same_pixels(first, other)}
     return [f for f in frames if f.file not in drop], len(drop)
 
 
@@ -377,27 +383,49 @@ def _is_flat(frame: Frame) -> bool:
     return frame.file.modality in FLAT_MODALITIES and not frame.file.sop_class.startswith("1.2.840.10008.5.1.4.1.1.30")
 
 
-def _belong_together(a: Frame, b: Frame) -> bool:
-    return (
-        (a.rows, a.columns, a.file.samples) == (b.rows, b.columns, b.file.samples)
-        and a.file.frame_of_reference == b.file.frame_of_reference
-        and a.kind == b.kind
-        and np.allclose(a.along_row or 0, b.along_row or 0, atol=SAME_DIRECTION)
-        and np.allclose(a.along_column or 0, b.along_column or 0, atol=SAME_DIRECTION)
-        and np.allclose(a.spacing or 0, b.spacing or 0, rtol=1e-3)
-    )
+def _groups(frames: list[Frame]) -> list[list[Frame]]:
+    """Put planes of one size, frame of reference, kind, direction and spacing together, each beside its likes.
+
+    Ten thousand planes may each have another direction, so those known are compared all at once.
+    """
+    groups: list[list[Frame]] = []
+    known: dict[Hashable, tuple[list[int], NDArray[np.float64]]] = {}
+    tolerance = np.array([SAME_DIRECTION] * 6 + [SAME_SPACING] * 2)
+    for frame in frames:
+        look = (frame.rows, frame.columns, frame.file.samples, frame.file.frame_of_reference, frame.kind)
+        place = np.array([*(frame.along_row or ()), *(frame.along_column or ()), *np.log(frame.spacing or ())])
+        which, places = known.get(look, ([], np.empty((0, 8))))
+        alike = np.flatnonzero((np.abs(places - place) <= tolerance).all(axis=1))
+        if alike.size:
+            groups[which[alike[0]]].append(frame)
+        else:
+            known[look] = ([*which, len(groups)], np.vstack([places, place]))
+            groups.append([frame])
+    return groups
 
 
 def _with_damaged(volumes: list[Volume], damaged: list[Frame]) -> list[Volume]:
+    files = list(dict.fromkeys(f.file for f in damaged))
+    example = files[0]
     if not volumes:
-        return [
-            Volume("picture", ((f,),), ("grey",), problems=(Problem(f"cannot be read: {f.file.fault}"),))
-            for f in damaged
-        ]
-    files = {f.file for f in damaged}
-    example = next(iter(files))
+        words = f"cannot be read: {example.fault}"
+        if len(files) > 1:
+            words = f"none of its {len(files)} files can be read ({example.blob.name}: {example.fault})"
+        return [Volume("picture", tuple((f,) for f in damaged), ("grey",), problems=(Problem(words),))]
     words = f"{len(files)} of its files cannot be read ({example.blob.name}: {example.fault})"
     return [_add(v, Problem(words)) for v in volumes]
+
+
+def _with_lost(series: Series, lost: Sequence[tuple[Blob, ReadError]]) -> Series:
+    """Note files beside a series that may have been slices of it: at an end of the stack, no gap would tell."""
+    places = {f.file.blob.path.parent for v in series.volumes for t in v.frames for f in t}
+    archives = {f.file.blob.path for v in series.volumes for t in v.frames for f in t if f.file.blob.member}
+    near = [e for b, e in lost if (b.path in archives if b.member else b.path.parent in places)]
+    if not near:
+        return series
+    count = "one file beside it" if len(near) == 1 else f"{len(near)} files beside it"
+    note = f"{count} cannot be read, so slices may be lacking ({str(near[0]).rstrip('.')})"
+    return replace(series, volumes=tuple(replace(v, notes=(*v.notes, note)) for v in series.volumes))
 
 
 def _add(volume: Volume, *problems: Problem) -> Volume:
@@ -453,7 +481,7 @@ def _about_scale(frame: Frame) -> list[str]:
 def _lacks(frame: Frame) -> str:
     if frame.position is None:
         return "no position (ImagePositionPatient)"
-    return "no orientation (ImageOrientationPatient)" if frame.along_row is None else "no PixelSpacing"
+    return "no usable orientation (ImageOrientationPatient)" if frame.along_row is None else "no usable PixelSpacing"
 
 
 # Stacks -------------------------------------------------------------------------------------------------------------
@@ -461,6 +489,8 @@ def _lacks(frame: Frame) -> str:
 
 def _stack(frames: list[Frame], copies: int) -> Volume:
     notes = [f"{copies} exact copies of files left out"] if copies else []
+    if flat := sum(f.slope == 0 for f in frames):
+        notes.append(f"RescaleSlope is 0 in {flat} of {len(frames)} slices, so all their values are the same")
     normal = frames[0].normal
     order = sorted(frames, key=lambda f: (float(np.dot(f.position, normal)), f.instance or 0))  # type: ignore[arg-type]
     slots: list[list[Frame]] = []

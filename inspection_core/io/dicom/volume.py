@@ -172,6 +172,10 @@ def choose(inventory: Inventory, series: str | None = None, volume: int | None =
         raise ReadError(f"{len(found)} series are there; choose one by id or number. There are {_listed(found)}.")
     volumes = found[0].volumes
     if volume is None and len(volumes) > 1:
+        final = [[p.words for p in v.problems if p.override is None] for v in volumes]
+        if all(final):  # no choice would help
+            reasons = "; ".join(list(dict.fromkeys(w for words in final for w in words))[:3])
+            raise ReadError(f"{volumes[0].file.modality} series is not loaded: {reasons}.")
         raise ReadError(f"The series has {len(volumes)} volumes ({found[0].verdict}); choose one by number from 1.")
     if volume is not None and not 1 <= volume <= len(volumes):
         raise ReadError(f"The series has volumes 1 to {len(volumes)}. Got {volume}.")

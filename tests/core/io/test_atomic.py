@@ -105,3 +105,10 @@ def test_elsewhere_folders_are_not_synced(tmp_path, monkeypatch):
     monkeypatch.setattr(atomic.os, "name", "nt")
     monkeypatch.setattr(atomic.os, "open", None)
     atomic._sync_folder(tmp_path)
+
+
+def test_an_error_of_the_system_names_the_file_that_the_user_knows(tmp_path):
+    with pytest.raises(OSError) as caught, atomic_path(tmp_path / "a.nii.gz"):
+        raise OSError(28, "No space left on device")
+    assert caught.value.filename == str(tmp_path / "a.nii.gz")
+    assert list(tmp_path.iterdir()) == []

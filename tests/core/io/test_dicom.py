@@ -184,7 +184,7 @@ class TestDiagnosis:
 
     def test_no_positions(self, dicom, tmp_path):
         dicom.write_series(tmp_path, dicom.numbered(), ImagePositionPatient=None)
-        with pytest.raises(ReadError, match="has 6 volumes"):
+        with pytest.raises(ReadError, match="its 6 slices have no position"):
             read_dicom(tmp_path)
         (series,) = scan_dicom(tmp_path).series
         assert (
