@@ -130,7 +130,7 @@ def test_a_folder_that_cannot_be_entered_is_told(dicom, tmp_path, monkeypatch):
 
     monkeypatch.setattr(os, "scandir", shut)
     inventory = scan_dicom(tmp_path)
-    assert [name for name, _ in inventory.others] == ["more"]
+    assert [Path(path).name for path, _ in inventory.refused] == ["more"]
     assert "slices may be lacking" in inventory.series[0].volumes[0].notes[-1]
 
 
