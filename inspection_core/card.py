@@ -123,13 +123,13 @@ class Preparation:
             raise ModelError(f"An intensity window is (low, high), finite, with low < high. Got {self.window}.")
         if not 0 <= self.overlap < 1:
             raise ModelError(f"The overlap of tiles is in [0, 1). Got {self.overlap}.")
-        if self.short_side < 0 or self.scale <= 0 or self.multiple < 1 or self.tile < self.multiple:
+        if self.short_side < 0 or not 0 < self.scale < math.inf or self.multiple < 1 or self.tile < self.multiple:
             raise ModelError(
                 "The inference size needs short_side >= 0, scale > 0 and tile >= multiple >= 1. "
                 f"Got {self.short_side}, {self.scale}, {self.tile}, {self.multiple}."
             )
         low, high = self.scales
-        if not (0 <= self.side < math.inf and 0 <= low <= high and high > 0):
+        if not (0 <= self.side < math.inf and low <= high and 0 <= low < math.inf and high > 0):
             raise ModelError(
                 "The inference size needs side >= 0 and scales (low, high) with 0 <= low <= high, high above 0. "
                 f"Got {self.side} and {self.scales}."
@@ -317,7 +317,7 @@ class ModelCard:
         """
         try:
             data = tomllib.loads(text)
-        except tomllib.TOMLDecodeError as error:
+        except (ValueError, RecursionError) as error:  # also a number of thousands of digits, or lists in lists
             raise ModelError(f"{source} is no valid TOML: {error}.") from error
         schema = data.get("schema_version", SCHEMA_VERSION)
         if isinstance(schema, int) and schema > SCHEMA_VERSION:  # before its new entries are called unknown
@@ -391,7 +391,10 @@ def _convert(kind: Any, value: Any, where: str) -> Any:
             raise ModelError(f"{where} must be one of {list(args)}. Got {value!r}.")
         return value
     if kind is float and isinstance(value, (int, float)) and not isinstance(value, bool):
-        return float(value)
+        try:
+            return float(value)
+        except OverflowError:
+            raise ModelError(f"{where} must be a number below 1e308. Got a larger one.") from None
     if kind in (str, int) and (not isinstance(value, kind) or isinstance(value, bool)):
         raise ModelError(f"{where} must be {'text' if kind is str else 'a whole number'}. Got {value!r}.")
     if kind is bool and not isinstance(value, bool):

@@ -20,7 +20,7 @@ from inspection_core.errors import InspectionError, ReadError, UsageError
 from inspection_core.infer import predict
 from inspection_core.io.atomic import atomic_path
 from inspection_core.io.raster import list_images, read_raster
-from inspection_core.io.results import finite
+from inspection_core.io.results import finite, utf8
 from inspection_core.io.stream import image_or_error, read_ahead
 from inspection_core.metrics import PixelScores, clopper_pearson, image_metrics
 
@@ -155,8 +155,8 @@ def evaluate(
         else:
             rows.append(
                 {
-                    "path": case.path.relative_to(dataset).as_posix(),
-                    "kind": case.kind,
+                    "path": utf8(case.path.relative_to(dataset).as_posix()),
+                    "kind": utf8(case.kind),
                     "score": prediction.image_score,
                     "p_value": prediction.p_value,
                     "verdict": prediction.verdict,

@@ -185,7 +185,7 @@ def fit(
         raise UsageError(f"The share of false alarms is between 0 and 1. Got {max_false_alarms}.")
     if shots is not None and shots < 1:
         raise UsageError(f"The number of shots is at least 1. Got {shots}.")
-    if smallest_defect is not None and smallest_defect <= 0:
+    if smallest_defect is not None and not 0 < smallest_defect < math.inf:
         raise UsageError(f"The smallest defect has a size above 0 pixels. Got {smallest_defect}.")
     out = Path(out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):

@@ -21,7 +21,7 @@ from inspection_core.image import Image
 from inspection_core.infer import Clock, predict
 from inspection_core.io.atomic import atomic_path
 from inspection_core.io.raster import list_images, read_raster
-from inspection_core.io.results import finding_json
+from inspection_core.io.results import finding_json, utf8
 from inspection_core.io.store import Row, RunStore
 from inspection_core.io.stream import image_or_error, read_ahead
 from inspection_core.prediction import RESEARCH_USE, Prediction
@@ -119,7 +119,13 @@ def screen(
     card = model.card
     clock = Clock()
     with RunStore(run) as store:
-        store.claim({"model": f"{card.id} {card.version} {card.weights_sha256}", "folder": str(source)})
+        store.claim(
+            {
+                "model": f"{card.id} {card.version} {card.weights_sha256}",
+                "model card": _card_mark(card),
+                "folder": utf8(str(source)),
+            }
+        )
         names = {p: _relative(p, source) for p in inputs}
         store.forget(set(names.values()))
         done = store.fingerprints()
@@ -163,6 +169,12 @@ def screen(
     )
 
 
+def _card_mark(card: ModelCard) -> str:
+    """Return a hash of what verdicts follow from besides the weights: rows of one run must be comparable."""
+    decides = (card.preparation, card.policy, card.calibration, sorted(card.parameters.items()))
+    return hashlib.sha256(repr(decides).encode()).hexdigest()[:16]
+
+
 def fingerprint(path: Path) -> str:
     """Return size and time of a file: a file with another fingerprint is another input."""
     try:
@@ -184,7 +196,7 @@ def _one(name: str, mark: str, image: Image | InspectionError, model: LoadedMode
             raise image
         prediction = predict(image, model)
     except InspectionError as error:
-        return Row(name, mark, "failed", error=_utf8(str(error)))
+        return Row(name, mark, "failed", error=utf8(str(error)))
     clock.lap("predict")
     own = [w for w in prediction.warnings if w not in pictures.common_warnings]
     return Row(
@@ -289,9 +301,4 @@ def write_tables(run: Path, rows: Sequence[Row]) -> tuple[Path, Path]:
 
 def _relative(path: Path, folder: Path) -> str:
     """Return a path below `folder` with forward slashes; links are not followed, so that names stay the user's."""
-    return _utf8(Path(os.path.relpath(path, folder)).as_posix())
-
-
-def _utf8(text: str) -> str:
-    """Return a text in which a file name's bytes that are no UTF-8 are written out: a database takes no others."""
-    return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    return utf8(Path(os.path.relpath(path, folder)).as_posix())

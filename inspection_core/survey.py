@@ -14,6 +14,7 @@ import numpy as np
 from inspection_core import device as devices
 from inspection_core.errors import FitError, InspectionError
 from inspection_core.io.raster import read_raster
+from inspection_core.io.results import utf8
 from inspection_core.models import weights as weights_io
 
 WINDOW_TAILS = (0.1, 99.9)
@@ -103,7 +104,8 @@ def look(
     digest = hashlib.sha256()
     names = []
     for item in seen:
-        names.append(item.path.relative_to(folder).as_posix() if item.path.is_relative_to(folder) else item.path.name)
+        name = item.path.relative_to(folder).as_posix() if item.path.is_relative_to(folder) else item.path.name
+        names.append(utf8(name))
         digest.update(f"{names[-1]}\0{item.sha256}\n".encode())
     low, high = min(s.low for s in seen), max(s.high for s in seen)
     sides = [s.side for s in seen]

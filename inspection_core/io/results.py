@@ -56,6 +56,11 @@ def finding_json(finding: Finding) -> dict[str, Any]:
     }
 
 
+def utf8(text: str) -> str:
+    """Return a text in which a file name's bytes that are no UTF-8 are written out: files and databases take no others."""
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
 def finite(value: float | None) -> float | None:
     """Return the value, or None where JSON has no number for it."""
     return value if value is not None and math.isfinite(value) else None

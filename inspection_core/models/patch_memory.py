@@ -41,6 +41,10 @@ POOL_SHARE = 500
 LEAST_PATCHES = 4
 """Patches that an image gives to the pool in any case, however many images there are."""
 
+KEPT_WINDOWS = 6
+"""Windows' worth of patches that an image keeps: itself and five turns where it is one window. Large images, of hundreds
+of windows, keep no more."""
+
 CORESET_DIM = 48
 """Dimensions that the coreset is chosen in; the references themselves keep all."""
 
@@ -215,9 +219,12 @@ class PatchMemoryFitter:
         self._pool = min(max(POOL[0], POOL_SHARE * images), POOL[1])
         self._quota = max(LEAST_PATCHES, self._pool // max(1, images))
         self._generator = torch.Generator().manual_seed(seed)
+        self._lots = torch.Generator().manual_seed(seed)
         # For each view and image: patches (n, d), and for the first view their origins (n, 4).
         self._patches: list[dict[int, list[Tensor]]] = [{} for _ in self.views]
         self._origins: dict[int, list[Tensor]] = {}
+        # A lot for each patch: where an image has too many, those with the lowest lots stay, a fair draw from them all.
+        self._drawn: list[dict[int, list[Tensor]]] = [{} for _ in self.views]
 
     @torch.inference_mode()
     def add(self, image: int, batch: Tensor, origins: Tensor) -> None:
@@ -227,12 +234,28 @@ class PatchMemoryFitter:
             keep: slice | Tensor = slice(None)
             if len(patches) > self._quota:
                 keep = torch.randperm(len(patches), generator=self._generator)[: self._quota].sort().values
-            self._patches[number].setdefault(image, []).append(patches[keep].cpu())
+            kept = patches[keep].cpu()
+            self._patches[number].setdefault(image, []).append(kept)
+            self._drawn[number].setdefault(image, []).append(torch.rand(len(kept), generator=self._lots))
             if number == 0:
                 places = origins.reshape(-1, 4)
                 if len(places) != len(patches):
                     raise ModelError(f"Each of the {len(patches)} patches has an origin. Got {len(places)}.")
                 self._origins.setdefault(image, []).append(places[keep])
+            self._thin(number, image)
+
+    def _thin(self, number: int, image: int) -> None:
+        """Keep a bounded number of an image's patches in a view, however many windows it has."""
+        parts = [self._drawn[number][image], self._patches[number][image]]
+        if number == 0:
+            parts.append(self._origins[image])
+        most = KEPT_WINDOWS * self._quota
+        if sum(len(p) for p in parts[0]) <= most:
+            return
+        joined = [torch.cat(p) for p in parts]
+        stay = joined[0].argsort(stable=True)[:most].sort().values
+        for part, whole in zip(parts, joined, strict=True):
+            part[:] = [whole[stay]]
 
     @torch.inference_mode()
     def build(self, images: Collection[int], names: Sequence[str]) -> PatchMemory:

@@ -147,6 +147,9 @@ VALUE_ERRORS = {
     "side that is no number": (lambda: Preparation(side=float("nan")), "The inference size needs side >= 0 and scales"),
     "scales in the wrong order": (lambda: Preparation(scales=(2.0, 1.0)), "The inference size needs side >= 0 and sc"),
     "scale of 0": (lambda: Preparation(scale=0.0), "The inference size needs short_side >= 0, scale > 0 and"),
+    "scale without end": (lambda: Preparation(scale=float("inf")), "The inference size needs short_side >= 0, scale >"),
+    "scale that is no number": (lambda: Preparation(scale=float("nan")), "The inference size needs short_side >= 0, "),
+    "scales without end": (lambda: Preparation(scales=(float("inf"),) * 2), "The inference size needs side >= 0 and "),
     "multiple of 0": (lambda: Preparation(multiple=0), "The inference size needs short_side >= 0, scale > 0 and"),
     "policy of another kind": (
         lambda: Policy("guess"),
@@ -266,6 +269,12 @@ TEXT_ERRORS = {
     "text for a number": (
         changed("scale = 1.0", 'scale = "1"'),
         "here.toml: preparation: scale must be a number. Got '1'.",
+    ),
+    "a number of thousands of digits": ("a = " + "9" * 5000, "here.toml is no valid TOML: "),
+    "lists in lists without end": ("a = " + "[" * 5000, "here.toml is no valid TOML: "),
+    "a number that no float can hold": (
+        changed("scale = 1.0", "scale = 1" + "0" * 400),
+        "here.toml: preparation: scale must be a number below 1e308. Got a larger one.",
     ),
     "yes for a number": (
         changed("scale = 1.0", "scale = true"),

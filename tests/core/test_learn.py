@@ -1,5 +1,8 @@
 """Models from good images: what is looked at, what is refused, and what is promised about the result."""
 
+import os
+import sys
+
 import numpy as np
 import PIL.Image
 import pytest
@@ -35,6 +38,13 @@ def test_unreadable_files_are_left_out_and_named(parts, tmp_path):
     assert len(found.warnings) == 1
     assert found.warnings[0].startswith("left out: ")
     assert "part02.png is empty" in found.warnings[0]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems refuse such names")
+def test_a_name_that_is_no_utf8(parts, tmp_path):
+    folder = parts.write(tmp_path / "good", [parts.brushed(0), parts.brushed(1)])
+    (folder / "part01.png").rename(folder / os.fsdecode(b"caf\xe9.png"))
+    assert set(survey(folder).names) == {"part00.png", "caf\\xe9.png"}
 
 
 def test_a_survey_says_what_images_have_in_common(parts, tmp_path):
@@ -139,6 +149,8 @@ OPTIONS = {
     "all false alarms": ({"max_false_alarms": 1.0}, UsageError, r"Got 1\.0\.$"),
     "shots": ({"shots": 0}, UsageError, r"^The number of shots is at least 1\. Got 0\.$"),
     "defect": ({"smallest_defect": 0}, UsageError, r"^The smallest defect has a size above 0 pixels\. Got 0\.$"),
+    "defect that is no number": ({"smallest_defect": float("nan")}, UsageError, r"above 0 pixels\. Got nan\.$"),
+    "defect without end": ({"smallest_defect": float("inf")}, UsageError, r"above 0 pixels\. Got inf\.$"),
     "architecture": ({"architecture": "none"}, ModelError, r"^The architecture 'none' is unknown\. Known are: patch-"),
     "backbone": ({"backbone": "no_such_net"}, ModelError, r"^timm knows no network 'no_such_net'"),
 }

@@ -190,6 +190,10 @@ def test_another_model_or_folder_does_not_go_into_the_same_run(folder, model, tm
     other = LoadedModel(replace(model.card, version="2"), model.folder, model.predictor, model.device)
     with pytest.raises(UsageError, match=r"holds a run with another model: .* Give a new folder for --out\."):
         screen(folder, other, tmp_path / "run")
+    stricter = replace(model.card, policy=Policy(max_false_alarms=0.2, review=0.4))
+    other = LoadedModel(stricter, model.folder, model.predictor, model.device)
+    with pytest.raises(UsageError, match="holds a run with another model card: "):
+        screen(folder, other, tmp_path / "run")
     with pytest.raises(UsageError, match="holds a run with another folder"):
         screen(folder / "sub", model, tmp_path / "run")
 

@@ -10,7 +10,7 @@ from inspection_core.device import Device
 from inspection_core.errors import FitError, ModelError
 from inspection_core.models import weights
 from inspection_core.models.backbone import Backbone
-from inspection_core.models.patch_memory import PatchMemoryFitter, View, load
+from inspection_core.models.patch_memory import KEPT_WINDOWS, PatchMemoryFitter, View, load
 
 CPU = Device("cpu")
 SETTINGS = {"views": ((1.0, 0.0, 1.0, True),), "memory": 64, "share": 0.5, "dim": 16, "smoothing": 0.0}
@@ -53,6 +53,21 @@ def test_a_memory_of_one_image_explains_with_that_image(fitter):
 def test_no_image_makes_no_memory(fitter):
     with pytest.raises(FitError, match=r"^A memory needs the patches of at least one good image\. Got none\.$"):
         fitter.build([], [])
+
+
+def test_an_image_of_many_windows_keeps_a_bounded_fair_share(monkeypatch):
+    monkeypatch.setattr("inspection_core.models.patch_memory.POOL", (64, 64))
+    torch.manual_seed(0)
+    made = PatchMemoryFitter(Backbone("resnet18"), SETTINGS | {"views": SETTINGS["views"] * 2}, 1, CPU, seed=0)
+    windows = 4 * KEPT_WINDOWS
+    for window in range(windows):
+        made.add(0, torch.rand((1, 1, 64, 64)), torch.full((1, 8, 8, 4), float(window)))
+    most = KEPT_WINDOWS * 64
+    assert [sum(map(len, view[0])) for view in made._patches] == [most, most]
+    kept = torch.cat(made._origins[0])[:, 0].long().bincount(minlength=windows)
+    assert kept.sum() == most
+    assert kept.min() >= 4  # 16 expected of each window, the first as the last
+    assert kept.max() <= 32
 
 
 def test_every_patch_has_an_origin(fitter):
