@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
@@ -19,8 +19,13 @@ from inspection_core.tiling import Window
 if TYPE_CHECKING:
     import torch
 
+Item = TypeVar("Item")
+
 TURN_TESTS = 4
 """Good images that turns are tried on."""
+
+TURN_WINDOWS = 4
+"""Windows of each that turns are tried on, where it is a large one of many."""
 
 TURNS: Mapping[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "mirrored left-right": lambda t: t.flip(-1),
@@ -64,13 +69,9 @@ def _turns_that_help(survey: Survey, card: ModelCard, fitter: Fitter) -> list[st
     """
     import torch
 
-    def distance(predictor: FittedPredictor, pixels: torch.Tensor) -> float:
+    def distance(predictor: FittedPredictor, parts: Sequence[torch.Tensor]) -> float:
         with torch.inference_mode():
-            scores = [
-                predictor(pixels[(slice(None), *window)][None]).map.mean()
-                for window in _windows(pixels, card.preparation)
-            ]
-        return float(torch.stack(scores).mean())
+            return float(torch.stack([predictor(part[None]).map.mean() for part in parts]).mean())
 
     n = len(survey.paths)
     if n >= 2 * TURN_TESTS:
@@ -84,13 +85,16 @@ def _turns_that_help(survey: Survey, card: ModelCard, fitter: Fitter) -> list[st
         for i in tested:
             pixels = prepare(read_raster(survey.paths[i]), card).pixels
             half = fitter.stride // 2
-            plain = distance(predictor, pixels if n > 1 else torch.roll(pixels, (half, half), dims=(1, 2)))
-            for name, turn in TURNS.items():
-                ratios[name].append(distance(predictor, turn(pixels)) / max(plain, 1e-6))
+            moved = pixels if n > 1 else torch.roll(pixels, (half, half), dims=(1, 2))
+            windows = _spread(_windows(pixels, card.preparation), TURN_WINDOWS)
+            plain = distance(predictor, [moved[(slice(None), *w)] for w in windows])
+            for name, turn in TURNS.items():  # windows are turned, not the image: the same places are compared
+                turned = distance(predictor, [turn(pixels[(slice(None), *w)]) for w in windows])
+                ratios[name].append(turned / max(plain, 1e-6))
     return [name for name, values in ratios.items() if np.mean(values) <= TURN_TOLERANCE]
 
 
-def _spread(items: Sequence[int], count: int) -> list[int]:
+def _spread(items: Sequence[Item], count: int) -> list[Item]:
     """Return up to `count` of the items, evenly spaced."""
     places = np.linspace(0, len(items) - 1, min(count, len(items)))
     return [items[i] for i in sorted({round(p) for p in places})]

@@ -7,6 +7,7 @@ calibration: the p-value of a new image is its place among them. Nothing here lo
 from __future__ import annotations
 
 import math
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -178,6 +179,8 @@ def fit(
         If an option makes no sense, or `out` holds something.
     ModelError
         If the backbone's weights cannot be had.
+    OSError
+        If `out` cannot be written; this is found before the work, not after it.
     """
     if preset not in PRESETS:
         raise UsageError(f"A preset is one of {', '.join(PRESETS)}. Got {preset!r}.")
@@ -187,9 +190,12 @@ def fit(
         raise UsageError(f"The number of shots is at least 1. Got {shots}.")
     if smallest_defect is not None and not 0 < smallest_defect < math.inf:
         raise UsageError(f"The smallest defect has a size above 0 pixels. Got {smallest_defect}.")
+    if not 0 <= seed < 1 << 63:
+        raise UsageError(f"A seed is a whole number from 0 to 2**63 - 1. Got {seed}.")
     out = Path(out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UsageError(f"{out} is there already. Give a new folder: a model is never changed in place.")
+    _check_writable(out)
 
     from inspection_core.models.backbone import Backbone, load_weights
 
@@ -263,6 +269,17 @@ def fit(
     if suspects:
         notes.append(f"look at these good images, they are unlike the others: {', '.join(suspects[:10])}")
     return Fitted(card, out, suspects, tuple(notes), clock.laps)
+
+
+def _check_writable(out: Path) -> None:
+    new = not out.exists()
+    out.mkdir(parents=True, exist_ok=True)
+    try:
+        with tempfile.TemporaryFile(dir=out):
+            pass
+    finally:
+        if new:
+            out.rmdir()
 
 
 @dataclass(frozen=True)

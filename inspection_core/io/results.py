@@ -57,7 +57,7 @@ def finding_json(finding: Finding) -> dict[str, Any]:
 
 
 def utf8(text: str) -> str:
-    """Return a text in which a file name's bytes that are no UTF-8 are written out: files and databases take none."""
+    """Write out the bytes of a file name that are no UTF-8: text files and databases take no others."""
     return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 

@@ -42,8 +42,8 @@ LEAST_PATCHES = 4
 """Patches that an image gives to the pool in any case, however many images there are."""
 
 KEPT_WINDOWS = 6
-"""Windows' worth of patches that an image keeps: itself and five turns where it is one window. Large images, of
-hundreds of windows, keep no more."""
+"""Windows' worth of patches that an image keeps: itself and five turns where it is one window. Large images, of many
+windows, keep no more."""
 
 CORESET_DIM = 48
 """Dimensions that the coreset is chosen in; the references themselves keep all."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 from collections.abc import Mapping
 from dataclasses import replace
@@ -26,11 +27,20 @@ def save(folder: Path, card: ModelCard, tensors: Mapping[str, torch.Tensor]) -> 
     """Write weights and card to `folder`; return the card with the weights' hash.
 
     The weights are written first: a folder with a card is a whole model.
+
+    Raises
+    ------
+    OSError
+        If they cannot be written: no space, no permission.
     """
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     with atomic_path(folder / card.weights) as temporary:
-        save_file({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, temporary)
+        try:
+            save_file({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, temporary)
+        except SafetensorError as error:  # a full disk comes as this, not as OSError
+            raise OSError(errno.EIO, str(error), str(folder / card.weights)) from error
         digest = sha256(temporary)
     card = replace(card, weights_sha256=digest)
     write_text(folder / CARD_NAME, card.to_toml())

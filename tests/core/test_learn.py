@@ -151,6 +151,8 @@ OPTIONS = {
     "defect": ({"smallest_defect": 0}, UsageError, r"^The smallest defect has a size above 0 pixels\. Got 0\.$"),
     "defect that is no number": ({"smallest_defect": float("nan")}, UsageError, r"above 0 pixels\. Got nan\.$"),
     "defect without end": ({"smallest_defect": float("inf")}, UsageError, r"above 0 pixels\. Got inf\.$"),
+    "seed below 0": ({"seed": -1}, UsageError, r"^A seed is a whole number from 0 to 2\*\*63 - 1\. Got -1\.$"),
+    "seed too large": ({"seed": 1 << 63}, UsageError, r"^A seed is a whole number from 0 to"),
     "architecture": ({"architecture": "none"}, ModelError, r"^The architecture 'none' is unknown\. Known are: patch-"),
     "backbone": ({"backbone": "no_such_net"}, ModelError, r"^timm knows no network 'no_such_net'"),
 }
@@ -161,6 +163,12 @@ def test_refused_options(good_parts, tmp_path, options, error, message):
     with pytest.raises(error, match=message):
         fit(good_parts, tmp_path / "m", **options)
     assert not (tmp_path / "m").exists()
+
+
+def test_a_place_that_cannot_be_written_is_found_before_the_work(good_parts, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match="file"):
+        fit(good_parts, tmp_path / "file" / "m", progress=lambda *stage: pytest.fail(f"work was begun: {stage}"))
 
 
 @pytest.mark.parametrize("kind", ["file", "full folder"])

@@ -7,6 +7,7 @@ import sys
 
 import pytest
 import torch
+from safetensors import SafetensorError
 
 from inspection_core.card import CARD_NAME, ModelCard
 from inspection_core.errors import ModelError
@@ -89,6 +90,17 @@ DAMAGE = {
     "folder": (a_folder, r"cannot be read: .*\. Copy the whole model folder\.$"),
     "no safetensors": (of_another_kind, r"weights\.safetensors are no valid safetensors file: .*\.$"),
 }
+
+
+def test_a_full_disk_is_an_error_of_the_disk(tmp_path, monkeypatch):
+    def full(tensors, path):
+        raise SafetensorError("I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr("safetensors.torch.save_file", full)
+    with pytest.raises(OSError, match="No space left on device") as caught:
+        weights.save(tmp_path, CARD, {})
+    assert caught.value.filename == str(tmp_path / "weights.safetensors")
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("name", DAMAGE)
