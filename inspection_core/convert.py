@@ -67,9 +67,7 @@ def convert_study(
     UsageError
         If the request makes no sense.
     """
-    source, target = Path(source), Path(target)
-    if source.resolve() == target.resolve():
-        raise UsageError("Source and target are the same file; choose another target.")
+    source, target = _apart(source, target)
     study = load_study(
         source,
         channels,
@@ -120,9 +118,7 @@ def convert(
     UsageError
         If the target is the source.
     """
-    source, target = Path(source), Path(target)
-    if source.resolve() == target.resolve():
-        raise UsageError("Source and target are the same file; choose another target.")
+    source, target = _apart(source, target)
     as_file = target.name.lower().endswith(WRITABLE)
     if source.is_file() and (is_nifti(source) or is_volume(source)):
         out = target if as_file else target / f"{_stem(source)}.nii.gz"
@@ -142,6 +138,13 @@ def convert(
         notes = (*loaded.image.notes, *(f"left out: {reason}" for _, reason in inventory.refused))
         return Conversion((target,), tuple((target.name, n) for n in notes), ())
     return _convert_all(inventory, source, target, series, volume, frozenset(allow), suv, scaling, assume_mm, progress)
+
+
+def _apart(source: Path, target: Path) -> tuple[Path, Path]:
+    source, target = Path(source), Path(target)
+    if source.resolve() == target.resolve():
+        raise UsageError("Source and target are the same file; choose another target.")
+    return source, target
 
 
 def _convert_file(source: Path, out: Path, assume_mm: bool) -> tuple[str, ...]:

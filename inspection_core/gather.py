@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -13,13 +13,11 @@ from inspection_core.io.raster import read_raster
 from inspection_core.io.stream import read_ahead
 from inspection_core.models import FittedPredictor, Fitter
 from inspection_core.prepare import Prepared, prepare, source_box
-from inspection_core.survey import Survey
+from inspection_core.survey import Survey, spread
 from inspection_core.tiling import Window
 
 if TYPE_CHECKING:
     import torch
-
-Item = TypeVar("Item")
 
 TURN_TESTS = 4
 """Good images that turns are tried on."""
@@ -75,8 +73,8 @@ def _turns_that_help(survey: Survey, card: ModelCard, fitter: Fitter) -> list[st
 
     n = len(survey.paths)
     if n >= 2 * TURN_TESTS:
-        tested = _spread(range(n), TURN_TESTS)
-        groups = [(tested, _spread([i for i in range(n) if i not in tested], 5 * TURN_TESTS))]
+        tested = spread(range(n), TURN_TESTS)
+        groups = [(tested, spread([i for i in range(n) if i not in tested], 5 * TURN_TESTS))]
     else:
         groups = [([i], [j for j in range(n) if j != i] or [i]) for i in range(n)]
     ratios: dict[str, list[float]] = {name: [] for name in TURNS}
@@ -86,18 +84,12 @@ def _turns_that_help(survey: Survey, card: ModelCard, fitter: Fitter) -> list[st
             pixels = prepare(read_raster(survey.paths[i]), card).pixels
             half = fitter.stride // 2
             moved = pixels if n > 1 else torch.roll(pixels, (half, half), dims=(1, 2))
-            windows = _spread(_windows(pixels, card.preparation), TURN_WINDOWS)
+            windows = spread(_windows(pixels, card.preparation), TURN_WINDOWS)
             plain = distance(predictor, [moved[(slice(None), *w)] for w in windows])
             for name, turn in TURNS.items():  # windows are turned, not the image: the same places are compared
                 turned = distance(predictor, [turn(pixels[(slice(None), *w)]) for w in windows])
                 ratios[name].append(turned / max(plain, 1e-6))
     return [name for name, values in ratios.items() if np.mean(values) <= TURN_TOLERANCE]
-
-
-def _spread(items: Sequence[Item], count: int) -> list[Item]:
-    """Return up to `count` of the items, evenly spaced."""
-    places = np.linspace(0, len(items) - 1, min(count, len(items)))
-    return [items[i] for i in sorted({round(p) for p in places})]
 
 
 def _windows(pixels: torch.Tensor, preparation: Preparation) -> list[Window]:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
@@ -16,6 +17,8 @@ from inspection_core.errors import FitError, InspectionError
 from inspection_core.io.raster import read_raster
 from inspection_core.io.results import utf8
 from inspection_core.models import weights as weights_io
+
+Item = TypeVar("Item")
 
 WINDOW_TAILS = (0.1, 99.9)
 """Percentiles of an image's values between which the intensity window of 16-bit and float images lies, at least."""
@@ -51,6 +54,12 @@ class Survey:
     warnings: tuple[str, ...]
 
 
+def spread(items: Sequence[Item], count: int) -> list[Item]:
+    """Return up to `count` of the items, evenly spaced."""
+    places = np.linspace(0, len(items) - 1, min(count, len(items)))
+    return [items[i] for i in sorted({round(p) for p in places})]
+
+
 def good_folder(folder: Path) -> Path:
     """Return where the good images of a folder lie: ``train/good``, ``good``, or the folder itself.
 
@@ -83,7 +92,7 @@ def look(
     if not paths:
         raise FitError(f"Found no PNG, JPEG, TIFF, BMP or WebP image in {folder}. Give a folder of good images.")
     if shots is not None:
-        paths = [paths[i] for i in sorted({round(p) for p in np.linspace(0, len(paths) - 1, min(shots, len(paths)))})]
+        paths = spread(paths, shots)
     seen: list[_Seen] = []
     warnings: list[str] = []
     with ThreadPoolExecutor(devices.threads()) as pool:
