@@ -22,8 +22,8 @@ T = TypeVar("T")
 VIEWS = {"image": 2, "slices": 2, "volume": 3}
 """What a network looks at, and the number of axes of its input."""
 BLENDS = ("linear", "gaussian")
-NORMALISATIONS = ("window", "z-score", "percentile")
-FOREGROUNDS = ("all", "nonzero")
+NORMALISATIONS = ("window", "z-score", "percentile", "mean")
+FOREGROUNDS = ("all", "nonzero", "bright")
 WORLD_AXES = {"L": 0, "R": 0, "P": 1, "A": 1, "S": 2, "I": 2}
 """World axis of each letter; L, P and S are its positive direction."""
 
@@ -87,14 +87,18 @@ class Preparation:
     normalise
         ``"window"`` maps `window` to 0 and 1. ``"z-score"`` takes mean and standard deviation, ``"percentile"`` maps
         `percentiles` to 0 and 1, both of each channel of the volume at hand: for MR, whose values have no unit.
+        ``"mean"`` takes the darkest values to 0 and the mean to 1, so that a head's surroundings stay at 0.
     percentiles
         Low and high, in [0, 100].
     foreground
-        Voxels that these figures are taken from: ``"all"``, or ``"nonzero"``, and then voxels of 0 stay 0.
+        Voxels that these figures are taken from: ``"all"``; ``"nonzero"``, and then voxels of 0 stay 0; or
+        ``"bright"``, those above a tenth of the way from the channel's darkest to its brightest values, which tells a
+        head from noise around it.
     clip
         Clip to 0 and 1 after ``"window"`` and ``"percentile"``.
     crop
-        Look only at the box around what is not zero in any channel; outside it is background.
+        Look only at the box around the foreground: what is not zero in any channel, or, for ``"bright"``, what is
+        bright in at least half of them. Outside it is background.
     """
 
     window: tuple[float, float] = (0.0, 255.0)
@@ -111,9 +115,9 @@ class Preparation:
     neighbours: int = 0
     window_size: tuple[int, ...] = ()
     blend: Literal["linear", "gaussian"] = "linear"
-    normalise: Literal["window", "z-score", "percentile"] = "window"
+    normalise: Literal["window", "z-score", "percentile", "mean"] = "window"
     percentiles: tuple[float, float] = (0.5, 99.5)
-    foreground: Literal["all", "nonzero"] = "all"
+    foreground: Literal["all", "nonzero", "bright"] = "all"
     clip: bool = False
     crop: bool = False
 

@@ -35,6 +35,10 @@ MAX_ASPECT = 16
 
 MAX_VOXELS = 1 << 31
 """Of a network's whole input, all channels together: 8 GiB of float32."""
+BRIGHT = 0.1
+"""Share of the way from a channel's darkest to its brightest values, above which a voxel is bright."""
+STRAY = 0.02
+"""Share of a row or a plane that may be bright and yet lie outside the box around the foreground."""
 POSITIONAL = re.compile(r"grey|volume \d+|t = \S+ s")
 """Channel names that say no more than a channel's place in its file."""
 
@@ -174,7 +178,7 @@ def prepare_volume(image: Image, card: ModelCard) -> Prepared:
     shape = tuple(source[a] for a in axes)
     place = Placement(source, axes, flips, (0, 0, 0), shape, shape, shape)
     if preparation.crop:
-        place = _cropped(place, array)
+        place = _cropped(place, array, preparation)
     spacing = (0.0, *image.geometry.spacing) if image.ndim == 2 else image.geometry.spacing
     resized, said = volume_shape(place.size, [spacing[a] for a in axes], image.geometry.unit, card)
     padded = _padded(resized, preparation)
@@ -227,8 +231,10 @@ def _padded(shape: Sequence[int], preparation: Preparation) -> tuple[int, ...]:
     return (shape[0], *out[1:]) if preparation.view == "slices" else tuple(out)
 
 
-def _cropped(place: Placement, array: NDArray[Any]) -> Placement:
+def _cropped(place: Placement, array: NDArray[Any], preparation: Preparation) -> Placement:
     """Return the placement cut to the box around what is not 0 in any channel; uncut where all is 0."""
+    if preparation.foreground == "bright":
+        return _cropped_to_bright(place, array)
     seen = [np.zeros(n, bool) for n in place.size]
     for channel in array:
         for z, plane in enumerate(place.view(channel)):
@@ -236,7 +242,26 @@ def _cropped(place: Placement, array: NDArray[Any]) -> Placement:
             seen[0][z] |= some.any()
             seen[1] |= some.any(axis=1)
             seen[2] |= some.any(axis=0)
-    if not seen[0].any():
+    return _boxed(place, seen)
+
+
+def _cropped_to_bright(place: Placement, array: NDArray[Any]) -> Placement:
+    """Return the placement cut to where at least half of the channels are bright, but for a few stray voxels."""
+    levels = [_bright_levels(channel) for channel in array]
+    cuts = [low + BRIGHT * (high - low) if high > low else math.inf for low, high in levels]
+    most = [np.zeros(n) for n in place.size]  # of each row of each axis, its largest bright share in any plane
+    views = [place.view(channel) for channel in array]
+    for z in range(place.size[0]):
+        votes = sum((view[z] > cut).astype(np.uint8) for view, cut in zip(views, cuts, strict=True))
+        bright = np.asarray(votes) * 2 >= len(views)
+        most[0][z] = bright.mean()
+        np.maximum(most[1], bright.mean(axis=1), out=most[1])
+        np.maximum(most[2], bright.mean(axis=0), out=most[2])
+    return _boxed(place, [line > STRAY for line in most])
+
+
+def _boxed(place: Placement, seen: Sequence[NDArray[np.bool_]]) -> Placement:
+    if not all(line.any() for line in seen):
         return place
     bounds = [(int(line.argmax()), line.size - int(line[::-1].argmax())) for line in seen]
     return replace(place, start=tuple(a for a, _ in bounds), size=tuple(b - a for a, b in bounds))
@@ -257,7 +282,13 @@ def _normalisation(channel: NDArray[Any], preparation: Preparation) -> tuple[flo
         values = _counted(channel, preparation) if bad or preparation.foreground != "all" else channel
         low, high = (float(v) for v in np.percentile(values, preparation.percentiles)) if values.size else (0.0, 1.0)
         return low, 1 / (high - low) if high > low else 1.0, bad
-    parts = [_counted(plane, preparation) for plane in channel] if channel.ndim == 3 else []
+    if preparation.normalise == "mean":
+        low, _ = _bright_levels(channel)
+        values = _counted(channel, preparation)
+        mean = float(values.mean(dtype=np.float64)) - low if values.size else 0.0
+        return low, 1 / mean if mean > 0 else 1.0, bad
+    whole = preparation.foreground == "bright"
+    parts = [_counted(part, preparation) for part in (channel[None] if whole else channel)]
     count = sum(p.size for p in parts)
     if not count:
         return 0.0, 1.0, bad
@@ -270,7 +301,17 @@ def _counted(values: NDArray[Any], preparation: Preparation) -> NDArray[Any]:
     """Return the values that a channel's figures are taken from."""
     if values.dtype.kind == "f" and not np.isfinite(values).all():
         values = np.nan_to_num(values, nan=0.0, posinf=0.0, neginf=0.0)
+    if preparation.foreground == "bright":
+        low, high = _bright_levels(values)
+        return values[values > low + BRIGHT * (high - low)]
     return values[values != 0] if preparation.foreground == "nonzero" else values
+
+
+def _bright_levels(channel: NDArray[Any]) -> tuple[float, float]:
+    """Return the darkest and brightest values of a channel, but for half a per cent at either end."""
+    values = np.nan_to_num(channel, nan=0.0, posinf=0.0, neginf=0.0) if channel.dtype.kind == "f" else channel
+    low, high = np.percentile(values, (0.5, 99.5))
+    return float(low), float(high)
 
 
 def _normalised(view: NDArray[Any], shift: float, gain: float, preparation: Preparation) -> Iterator[torch.Tensor]:
@@ -281,7 +322,7 @@ def _normalised(view: NDArray[Any], shift: float, gain: float, preparation: Prep
         if plane.dtype.kind == "f":
             np.nan_to_num(raw, copy=False, nan=0.0, posinf=0.0, neginf=0.0)
         values = (raw - np.float32(shift)) * np.float32(gain)
-        if preparation.clip and preparation.normalise != "z-score":
+        if preparation.clip and preparation.normalise in ("window", "percentile"):
             np.clip(values, 0, 1, out=values)
         if preparation.foreground == "nonzero":
             values[raw == 0] = 0

@@ -1,0 +1,210 @@
+"""``timm-unet``: a pretrained timm encoder with a U-shaped decoder, for slices with their neighbours.
+
+Several networks of one shape can share a card, as those of cross-fitted training do; their probabilities are averaged,
+over left-right flips too where the card asks for it. Encoder and decoder meet at every stride from 2 to 32.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import timm
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from inspection_core.card import ModelCard
+from inspection_core.device import Device
+from inspection_core.errors import ModelError
+from inspection_core.models import weights
+from inspection_core.models.backbone import load_weights
+
+ENCODER = "tf_efficientnet_lite0"
+DECODER = (128, 64, 48, 32)
+"""Channels of the decoder at strides 16, 8, 4 and 2."""
+
+
+class Block(nn.Module):
+    """Enlarge to the size of the encoder's features, join with them, and convolve twice."""
+
+    def __init__(self, below: int, beside: int, out: int) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Conv2d(below + beside, out, 3, padding=1, bias=False),
+            nn.BatchNorm2d(out),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(out, out, 3, padding=1, bias=False),
+            nn.BatchNorm2d(out),
+            nn.ReLU(inplace=True),
+        )
+
+    def forward(self, x: Tensor, beside: Tensor) -> Tensor:
+        """Return features of the size of `beside`."""
+        x = F.interpolate(x, size=beside.shape[-2:], mode="bilinear", align_corners=False)
+        return cast("Tensor", self.layers(torch.cat([x, beside], dim=1)))
+
+
+class UNet(nn.Module):
+    """Logits of a batch of slices.
+
+    Parameters
+    ----------
+    inputs
+        Channels of the input: those of the middle slice and of its neighbours.
+    classes
+        Classes, with the background.
+    encoder
+        timm name.
+    decoder
+        Channels of the decoder, deepest level first: one for each stride of the encoder but the last.
+    dropout
+        Share of the last features' channels that training drops.
+    """
+
+    def __init__(
+        self, inputs: int, classes: int, encoder: str = ENCODER, decoder: Sequence[int] = DECODER, dropout: float = 0.0
+    ) -> None:
+        super().__init__()
+        try:
+            self.encoder = timm.create_model(encoder, features_only=True, pretrained=False, in_chans=inputs)
+        except (RuntimeError, AttributeError, TypeError) as error:
+            raise ModelError(f"The timm network {encoder!r} gives no feature maps ({error}); choose another.") from error
+        sizes = [int(c) for c in cast("Any", self.encoder.feature_info).channels()][::-1]
+        if len(decoder) != len(sizes) - 1:
+            raise ModelError(
+                f"A decoder for {encoder!r} has {len(sizes) - 1} levels, deepest first. Got {list(decoder)}."
+            )
+        belows = (sizes[0], *decoder[:-1])
+        self.decoder = nn.ModuleList(
+            Block(below, beside, out) for below, beside, out in zip(belows, sizes[1:], decoder, strict=True)
+        )
+        self.head = nn.Sequential(nn.Dropout2d(dropout), nn.Conv2d(decoder[-1], classes, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return logits ``(B, classes, h, w)`` of ``(B, inputs, h, w)``."""
+        *beside, y = self.encoder(x)
+        for block, features in zip(self.decoder, reversed(beside), strict=True):
+            y = block(y, features)
+        y = self.head(y)
+        return F.interpolate(y.float(), size=x.shape[-2:], mode="bilinear", align_corners=False)
+
+
+def pretrained(network: UNet, encoder: str, path: Path | None = None) -> None:
+    """Fill the encoder with ImageNet weights; the first layer is repeated over slices and scaled to keep its sum.
+
+    Channels beyond red, green and blue take these weights in turn, so three sequences and their neighbours each start
+    from a filter that the network knows.
+    """
+    stored = {_plain(k): v for k, v in load_weights(encoder, path).items()}
+    own = network.encoder.state_dict()
+    filled = {}
+    for key, value in own.items():
+        source = stored.get(_plain(key))
+        if source is None:
+            raise ModelError(f"The weights do not fit {encoder!r}: nothing for {key}.")
+        if source.shape != value.shape:
+            inputs = value.shape[1]
+            source = source[:, [k % source.shape[1] for k in range(inputs)]] * (source.shape[1] / inputs)
+        filled[key] = source
+    network.encoder.load_state_dict(filled)
+
+
+def _plain(key: str) -> str:
+    return key.removeprefix("model.").replace(".", "_")
+
+
+class TimmUNet:
+    """Averaged class probabilities of networks and flips; see `inspection_core.models.Segmenter`.
+
+    Parameters
+    ----------
+    networks
+        In evaluation mode.
+    flips
+        Whether to average over the slice and its left-right mirror image.
+    temperature
+        What logits are divided by, fitted on patients that the network did not see.
+    """
+
+    stride = 1
+    offset = 0.0
+
+    def __init__(self, networks: Sequence[UNet], flips: bool) -> None:
+        self.networks = list(networks)
+        self.flips = flips
+
+    @property
+    def spread(self) -> bool:
+        """Whether the last channel given is the standard deviation of P(not background) over networks and flips."""
+        return len(self.networks) * (1 + self.flips) > 1
+
+    def __call__(self, batch: Tensor) -> Tensor:
+        """Return ``(B, 1 + K, h, w)`` probabilities, and one channel more where `spread` is set."""
+        batch = batch.contiguous(memory_format=torch.channels_last)
+        total: Tensor | None = None
+        squares: Tensor | None = None
+        count = 0
+        for flipped in (False, True) if self.flips else (False,):
+            seen = batch.flip(-1) if flipped else batch
+            for network in self.networks:
+                p = network(seen).softmax(dim=1)
+                p = p.flip(-1) if flipped else p
+                inside = 1 - p[:, :1]
+                total = p if total is None else total.add_(p)
+                squares = inside.square() if squares is None else squares.addcmul_(inside, inside)
+                count += 1
+        assert total is not None and squares is not None
+        mean = total / count
+        if not self.spread:
+            return mean
+        variance = squares / count - (1 - mean[:, :1]).square()
+        return torch.cat([mean, variance.clamp_min_(0).sqrt_()], dim=1)
+
+    def to(self, device: Device) -> None:
+        """Move the networks to another device."""
+        for network in self.networks:
+            network.to(device.torch, memory_format=torch.channels_last)
+
+
+def build(card: ModelCard) -> UNet:
+    """Return an untrained network of a card's shape."""
+    settings = card.parameters
+    decoder = settings.get("decoder", DECODER)
+    planes = 2 * card.preparation.neighbours + 1
+    return UNet(
+        planes * len(card.channels),
+        1 + len(card.classes),
+        str(settings.get("encoder", ENCODER)),
+        [int(d) for d in cast("tuple[int, ...]", decoder)],
+        float(cast("float", settings.get("dropout", 0.0))),
+    )
+
+
+def load(folder: Path, card: ModelCard, device: Device) -> TimmUNet:
+    """Load a trained model; see `inspection_core.models`."""
+    tensors = weights.load(folder, card)
+    members = int(cast("int", card.parameters.get("members", 1)))
+    networks = [build(card) for _ in range(members)]
+    for k, network in enumerate(networks):
+        fill(network, {name[len(f"{k}.") :]: t for name, t in tensors.items() if name.startswith(f"{k}.")})
+        network.eval()
+    predictor = TimmUNet(networks, bool(card.parameters.get("flips", False)))
+    predictor.to(device)
+    return predictor
+
+
+def fill(network: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Put stored weights, of any float type, into a network.
+
+    Raises
+    ------
+    ModelError
+        If they are not those of this network.
+    """
+    own = network.state_dict()
+    wrong = [k for k in own if k not in tensors or tensors[k].shape != own[k].shape] + sorted(set(tensors) - set(own))
+    if wrong:
+        raise ModelError(f"The weights do not fit the network that the card describes: {wrong[0]} and {len(wrong) - 1} more.")
+    network.load_state_dict({k: tensors[k].to(own[k].dtype) for k in own})
