@@ -329,7 +329,7 @@ class ModelCard:
                 f"{source}: this version reads cards of schema {SCHEMA_VERSION} and older. Got {schema}; "
                 "update inspection-suite."
             )
-        return _build(cls, data, source)
+        return build(cls, data, source)
 
     @classmethod
     def load(cls, folder: Path) -> ModelCard:
@@ -357,7 +357,7 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def _build(cls: type[T], data: Any, where: str) -> T:
+def build(cls: type[T], data: Any, where: str) -> T:
     """Make a (nested) frozen dataclass from plain data, with an error that names the entry."""
     if not isinstance(data, dict):
         raise ModelError(f"{where} must be a table. Got {type(data).__name__}.")
@@ -381,7 +381,7 @@ def _build(cls: type[T], data: Any, where: str) -> T:
 
 def _convert(kind: Any, value: Any, where: str) -> Any:
     if dataclasses.is_dataclass(kind):
-        return _build(kind, value, where)  # type: ignore[arg-type]
+        return build(kind, value, where)  # type: ignore[arg-type]
     origin, args = typing.get_origin(kind), typing.get_args(kind)
     if origin is tuple:
         if not isinstance(value, list):

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from inspection_core import __version__, cli_predict, cli_scans
+from inspection_core import __version__, cli_predict, cli_scans, cli_train
 from inspection_core.errors import InspectionError, UsageError, printable
 
 if TYPE_CHECKING:
@@ -226,6 +226,7 @@ def fit(
 
 
 cli_predict.register(app)
+cli_train.register(app)
 
 
 @app.command()

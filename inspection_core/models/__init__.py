@@ -26,7 +26,9 @@ ENTRY_POINTS = "inspection_core.models"
 
 MODELS: Mapping[str, str] = {
     "intensity-band": "inspection_core.models.intensity_band:load",
+    "monai-unet": "inspection_core.models.monai_unet:load",
     "patch-memory": "inspection_core.models.patch_memory:load",
+    "timm-unet": "inspection_core.models.timm_unet:load",
 }
 """Architecture -> ``module:function`` that loads it. Strings, so that nothing is imported before it is used."""
 

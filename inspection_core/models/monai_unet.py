@@ -1,0 +1,88 @@
+"""``monai-unet``: MONAI's residual U-Net over blocks of a volume, trained from nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from monai.networks.nets import UNet
+from torch import Tensor, nn
+
+from inspection_core.card import ModelCard
+from inspection_core.device import Device
+from inspection_core.errors import ModelError
+from inspection_core.models import weights
+from inspection_core.models.timm_unet import fill
+
+CHANNELS = (16, 32, 64, 128)
+"""Channels of each level; every level but the first halves the volume."""
+
+
+class MonaiUNet:
+    """Averaged class probabilities; see `inspection_core.models.Segmenter`."""
+
+    stride = 1
+    offset = 0.0
+
+    def __init__(self, networks: Sequence[nn.Module]) -> None:
+        self.networks = list(networks)
+
+    @property
+    def spread(self) -> bool:
+        """Whether the last channel given is the standard deviation of P(not background) over the networks."""
+        return len(self.networks) > 1
+
+    def __call__(self, batch: Tensor) -> Tensor:
+        """Return ``(B, 1 + K, d, h, w)`` probabilities, and one channel more where `spread` is set."""
+        found = torch.stack([network(batch).softmax(dim=1) for network in self.networks])
+        mean = found.mean(dim=0)
+        if not self.spread:
+            return mean
+        return torch.cat([mean, (1 - found[:, :, :1]).std(dim=0, unbiased=False)], dim=1)
+
+    def to(self, device: Device) -> None:
+        """Move the networks to another device."""
+        for network in self.networks:
+            network.to(device.torch)
+
+
+def build(card: ModelCard) -> nn.Module:
+    """Return an untrained network of a card's shape.
+
+    Raises
+    ------
+    ModelError
+        If the card's parameters fit no such network.
+    """
+    settings: dict[str, Any] = dict(card.parameters)
+    channels = [int(c) for c in cast("tuple[int, ...]", settings.get("channels", CHANNELS))]
+    need = 2 ** (len(channels) - 1)
+    if len(channels) < 2 or card.preparation.view != "volume" or card.preparation.multiple % need:
+        raise ModelError(
+            f'monai-unet takes the view "volume", and with {len(channels)} levels a multiple of {need}. '
+            f"Got {card.preparation.view!r} and {card.preparation.multiple}."
+        )
+    return UNet(
+        spatial_dims=3,
+        in_channels=len(card.channels),
+        out_channels=1 + len(card.classes),
+        channels=channels,
+        strides=[2] * (len(channels) - 1),
+        num_res_units=int(settings.get("residual_units", 2)),
+        norm=str(settings.get("norm", "INSTANCE")),
+        dropout=float(settings.get("dropout", 0.0)),
+    )
+
+
+def load(folder: Path, card: ModelCard, device: Device) -> MonaiUNet:
+    """Load a trained model; see `inspection_core.models`."""
+    tensors = weights.load(folder, card)
+    networks = [build(card) for _ in range(int(cast("int", card.parameters.get("members", 1))))]
+    for k, network in enumerate(networks):
+        fill(network, {name[len(f"{k}.") :]: t for name, t in tensors.items() if name.startswith(f"{k}.")})
+        network.eval()
+    predictor = MonaiUNet(networks)
+    predictor.to(device)
+    return predictor

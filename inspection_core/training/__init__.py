@@ -1,0 +1,1 @@
+"""Supervised training of segmentation networks: configuration, samples, augmentation, loop, and what becomes of it."""

@@ -1,0 +1,189 @@
+"""What becomes of trained networks: calibration on the patients that each did not see, and the model's folder."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from inspection_core.card import Calibration, ModelCard
+from inspection_core.cases import Case, read_case
+from inspection_core.confidence_fit import LabelledFindings, VoxelSample, fit_findings
+from inspection_core.device import Device
+from inspection_core.engine import LoadedModel
+from inspection_core.infer import cells_in, predict
+from inspection_core.input_check import fit_input_check, input_features
+from inspection_core.io.atomic import write_text
+from inspection_core.io.results import dump
+from inspection_core.lesions import compare
+from inspection_core.models import Predictor, monai_unet, timm_unet, weights
+from inspection_core.prepare import prepare
+from inspection_core.training.config import Config
+
+CROSS_FITTED = "crossfit.json"
+PREDICTORS: Mapping[str, Callable[[Sequence[Any], ModelCard], Any]] = {
+    "timm-unet": lambda networks, card: timm_unet.TimmUNet(networks, bool(card.parameters.get("flips", False))),
+    "monai-unet": lambda networks, card: monai_unet.MonaiUNet(networks),
+}
+"""Architecture -> trained networks as a predictor."""
+
+
+@dataclass(frozen=True, eq=False)
+class Member:
+    """A trained network, and the patients that it never saw."""
+
+    network: nn.Module
+    held_back: Sequence[Case]
+
+
+def as_model(networks: Sequence[nn.Module], card: ModelCard, folder: Path, device: Device) -> LoadedModel:
+    """Return trained networks as a model that predicts, without a detour over the disk."""
+    stored = _stored(networks, card)
+    rebuilt = [timm_unet.build(card) if card.architecture == "timm-unet" else monai_unet.build(card) for _ in networks]
+    for k, network in enumerate(rebuilt):  # as they will be read again: rounded to what the file holds
+        timm_unet.fill(network, {n[len(f"{k}.") :]: t for n, t in stored.items() if n.startswith(f"{k}.")})
+        network.eval()
+    card = replace(card, parameters={**card.parameters, "members": len(rebuilt)})
+    predictor: Predictor = PREDICTORS[card.architecture](rebuilt, card)
+    predictor.to(device)
+    return LoadedModel(card, folder, predictor, device)
+
+
+def _stored(networks: Sequence[nn.Module], card: ModelCard) -> dict[str, Tensor]:
+    """Return the tensors of the weights' file: float16, which costs nothing that is seen and halves the file."""
+    return {
+        f"{k}.{name}": t.half() if t.is_floating_point() else t
+        for k, network in enumerate(networks)
+        for name, t in network.state_dict().items()
+    }
+
+
+def assemble(
+    config: Config, members: Sequence[Member], out: Path, device: Device, show: Callable[[str, int, int], None]
+) -> ModelCard:
+    """Calibrate, and write card and weights.
+
+    Each patient is predicted by the network that did not see it, through the same way as any input: first for the
+    temperature, then, at that temperature, for the findings' confidence. The model itself averages all networks.
+
+    Parameters
+    ----------
+    config
+        Of the run.
+    members
+        Its networks, each with the patients held back from it.
+    out
+        Folder for the model.
+    device
+        To predict on.
+    show
+        Progress.
+
+    Returns
+    -------
+    ModelCard
+        As written, with cross-fitted figures in its metrics.
+    """
+    card = config.card
+    pairs = [(as_model([m.network], card, out, device), case) for m in members for case in m.held_back]
+    voxels, features = VoxelSample(), []
+    for k, (model, case) in enumerate(pairs):
+        image, mask = read_case(case, card.channels)
+        ready = prepare(image, card)
+        place = ready.placement
+        assert place is not None
+        features.append(input_features(ready.pixels, place.resized))
+        foreground, _ = model.run_classes(ready.pixels)
+        inner = (slice(None), *(slice(n) for n in place.resized))
+        voxels.add(foreground[inner][: len(card.classes)], _on_grid(mask, place.view, place.resized))
+        show("calibrating", k + 1, 2 * len(pairs))
+    temperature = voxels.fit() if pairs else 1.0
+    tempered = replace(card, calibration=replace(card.calibration, temperature=temperature))
+    rows, labelled = [], []
+    for k, (model, case) in enumerate(pairs):
+        image, mask = read_case(case, card.channels)
+        warm = replace(model.card, calibration=tempered.calibration)
+        found = predict(image, replace(model, card=warm))
+        counts = compare(found.mask, mask, found.findings, card.classes)
+        place = prepare(image, card).placement
+        assert place is not None
+        cells = cells_in(place) / image.geometry.voxel_size
+        labelled.append(LabelledFindings(case.name, found.findings, counts.true, cells))
+        rows.append(_row(case.name, found.mask, mask, len(card.classes), counts.found, counts.true))
+        show("calibrating", len(pairs) + k + 1, 2 * len(pairs))
+    calibration = Calibration(temperature=temperature)
+    metrics: dict[str, Any] = {}
+    if pairs:
+        fitted = fit_findings(labelled)
+        calibration = Calibration(
+            method=f"cross-fitted on {len(pairs)} patients, each predicted by a network that did not see it"
+            if config.training.folds > 1
+            else f"fitted on {len(pairs)} patients held back",
+            temperature=temperature,
+            finding=fitted.calibration,
+            inputs=fit_input_check(features),
+        )
+        metrics = _summary(rows)
+        write_text(out / CROSS_FITTED, dump({"summary": metrics, "reason": fitted.reason, "rows": rows}))
+    card = replace(
+        card,
+        calibration=calibration,
+        parameters={**card.parameters, "members": len(members)},
+        training={**card.training, **_told(config, members)},
+        metrics={**card.metrics, **{f"crossfit_{k}": v for k, v in metrics.items()}},
+    )
+    return weights.save(out, card, _stored([m.network for m in members], card))
+
+
+def _on_grid(mask: NDArray[np.uint8], view: Callable[[Any], NDArray[Any]], shape: Sequence[int]) -> NDArray[np.uint8]:
+    """Return the reference on the network's grid, by the nearest voxel."""
+    seen = view(mask)
+    lines = [np.minimum(((np.arange(m) + 0.5) * n / m).astype(int), n - 1) for n, m in zip(seen.shape, shape, strict=True)]
+    return np.ascontiguousarray(seen[np.ix_(*lines)])
+
+
+def _row(name: str, found: NDArray[Any], true: NDArray[Any], classes: int, lesions: Any, findings: Any) -> dict[str, Any]:
+    row: dict[str, Any] = {"case": name}
+    dices = []
+    for c in range(1, classes + 1):
+        a, b = found == c, true == c
+        total = int(a.sum() + b.sum())
+        dices.append(2 * int((a & b).sum()) / total if total else 1.0)
+        row[f"dice_{c}"] = dices[-1]
+    row["dice"] = float(np.mean(dices))
+    row |= {"lesions": len(lesions), "found": int(np.sum(lesions)), "findings": len(findings), "true": int(np.sum(findings))}
+    return row
+
+
+def _summary(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    dice = [r["dice"] for r in rows]
+    lesions, findings = sum(r["lesions"] for r in rows), sum(r["findings"] for r in rows)
+    return {
+        "patients": len(rows),
+        "dice_mean": round(float(np.mean(dice)), 4),
+        "dice_median": round(float(np.median(dice)), 4),
+        "lesion_recall": round(sum(r["found"] for r in rows) / lesions, 4) if lesions else math.nan,
+        "lesion_precision": round(sum(r["true"] for r in rows) / findings, 4) if findings else math.nan,
+    }
+
+
+def _told(config: Config, members: Sequence[Member]) -> dict[str, Any]:
+    import monai
+    import timm
+
+    training = config.training
+    return {
+        "data": config.data.words,
+        "folders": config.data.folders,
+        "networks": len(members),
+        "seed": training.seed,
+        "samples": sum(s.samples for s in training.stages),
+        "versions": (f"torch {torch.__version__.split('+')[0]}", f"monai {monai.__version__}", f"timm {timm.__version__}"),
+    }
