@@ -215,9 +215,11 @@ class Run:
 
     def _log(self, stage: int, loss: float, dice: float | None, speed: float) -> None:
         path = self.folder / LOG
-        rows = list(csv.DictReader(path.open(encoding="utf-8", newline=""))) if path.is_file() else []
-        rows = [r for r in rows if int(r["step"]) < self.step]  # what was done again after a stop is said once
-        row = {
+        rows: list[dict[str, Any]] = []
+        if path.is_file():
+            with path.open(encoding="utf-8", newline="") as file:  # what was done again after a stop is said once
+                rows = [r for r in csv.DictReader(file) if int(r["step"]) < self.step]
+        row: dict[str, Any] = {
             "step": self.step,
             "samples": self.step * self.config.training.batch,
             "stage": stage,
@@ -227,8 +229,8 @@ class Run:
             "seconds": f"{self.seconds:.0f}",
             "samples_per_second": f"{speed:.2f}",
         }
-        with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
-            writer = csv.DictWriter(file, COLUMNS)
+        with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as target:
+            writer = csv.DictWriter(target, COLUMNS)
             writer.writeheader()
             writer.writerows([*rows, row])
 
