@@ -202,6 +202,73 @@ class Policy:
 
 
 @dataclass(frozen=True)
+class FindingCalibration:
+    """A logistic regression that turns a finding's figures into the probability that it is a true lesion.
+
+    Parameters
+    ----------
+    features
+        What it looks at, of `inspection_core.confidence.FEATURES`; empty where nothing was fitted.
+    weights, bias
+        Coefficients of the features, one each, and the constant term.
+    findings, true, patients
+        What it was fitted on: findings, how many of them were lesions, and patients.
+    """
+
+    features: tuple[str, ...] = ()
+    weights: tuple[float, ...] = ()
+    bias: float = 0.0
+    findings: int = 0
+    true: int = 0
+    patients: int = 0
+
+    def __post_init__(self) -> None:
+        if len(self.features) != len(self.weights) or not all(map(math.isfinite, (*self.weights, self.bias))):
+            raise ModelError(
+                "The calibration of findings has one finite weight a feature. "
+                f"Got {list(self.features)} and {list(self.weights)}."
+            )
+
+
+@dataclass(frozen=True)
+class InputCheck:
+    """What the inputs of training looked like, so that others can be told from them.
+
+    The distance of an input is the length of its features after `centre` is taken off and `whitening` applied: a
+    Mahalanobis distance. See `inspection_core.input_check`.
+
+    Parameters
+    ----------
+    features
+        Names of the features; empty where there is no check.
+    centre
+        Mean of each feature.
+    whitening
+        ``(n, n)``, row by row: the square root of the inverse covariance.
+    threshold
+        Distance above which an input is called unlike; infinite where there were too few to set one.
+    false_alarms
+        Share of inputs like those of training that the threshold calls unlike, at most.
+    images
+        Studies that it was fitted on.
+    """
+
+    features: tuple[str, ...] = ()
+    centre: tuple[float, ...] = ()
+    whitening: tuple[tuple[float, ...], ...] = ()
+    threshold: float = math.inf
+    false_alarms: float = 0.0
+    images: int = 0
+
+    def __post_init__(self) -> None:
+        n = len(self.features)
+        if len(self.centre) != n or len(self.whitening) != n or any(len(row) != n for row in self.whitening):
+            raise ModelError(f"An input check holds a mean a feature and a square matrix for its {n} features.")
+        if math.isnan(self.threshold) or self.threshold < 0:
+            raise ModelError(f"The threshold of an input check is a distance, 0 or more. Got {self.threshold}.")
+
+
+@dataclass(frozen=True)
 class Calibration:
     """Scores of good images that the model did not see, and so what a score is worth.
 
@@ -215,14 +282,26 @@ class Calibration:
         Highest value of each good image's score map, ascending; for the p-values of single findings.
     pixel_low
         Score that a good image's pixels stay under, but for one in a thousand; a finding's outline is drawn there.
+    temperature
+        Of a network that segments: what the logarithms of its probabilities are divided by, fitted on patients that
+        it did not see. 1 leaves them as they are.
+    finding
+        What the confidence of a finding of such a network is made of.
+    inputs
+        Which inputs are like those of training.
     """
 
     method: str = "none"
     scores: tuple[float, ...] = ()
     peaks: tuple[float, ...] = ()
     pixel_low: float = 0.0
+    temperature: float = 1.0
+    finding: FindingCalibration = field(default_factory=FindingCalibration)
+    inputs: InputCheck = field(default_factory=InputCheck)
 
     def __post_init__(self) -> None:
+        if not 0 < self.temperature < math.inf:
+            raise ModelError(f"A temperature is a finite number above 0. Got {self.temperature}.")
         object.__setattr__(self, "scores", tuple(sorted(self.scores)))
         object.__setattr__(self, "peaks", tuple(sorted(self.peaks)))
 
@@ -303,8 +382,13 @@ class ModelCard:
             object.__setattr__(self, name, Table(getattr(self, name)))
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the card as plain data."""
-        return dict(_plain(self))
+        """Return the card as plain data, without parts of the calibration that hold nothing."""
+        data = dict(_plain(self))
+        known = data["calibration"]
+        for name, empty in (("temperature", 1.0), ("finding", FindingCalibration()), ("inputs", InputCheck())):
+            if getattr(self.calibration, name) == empty:
+                del known[name]
+        return data
 
     def to_toml(self) -> str:
         """Return the card as TOML text."""

@@ -141,6 +141,8 @@ def predict(
                     predictions.append(shown)
                     result.warnings.extend(f"{item.label}: {w}" for w in (*prediction.warnings, *written.notes))
                     if len(inputs) <= SHOWN:
+                        for warning in prediction.warnings:
+                            say(f"note: {item.label}: {warning}")
                         show_prediction(
                             prediction,
                             card.task,
@@ -153,12 +155,13 @@ def predict(
 
 
 def show_prediction(prediction: Any, task: str, name: str) -> None:
-    """Print one line for an input: verdict in the words of its task, score, what the p-value means, findings."""
+    """Print one line for an input: verdict in the words of its task, score, p-value, and findings."""
     from inspection_core.cli import console
     from inspection_core.report import WORDING
 
     p = "" if prediction.p_value is None else f"  p {prediction.p_value:.3g}"
+    doubt = " (uncalibrated)" if any(not f.calibrated for f in prediction.findings) else ""
     console().print(
         f"{WORDING[task][prediction.verdict]:6}  score {prediction.image_score:.4g}{p}  "
-        f"{len(prediction.findings)} findings  {name}",
+        f"{len(prediction.findings)} findings{doubt}  {name}",
     )

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from inspection_core import device as devices
 from inspection_core.card import CARD_NAME, ModelCard
+from inspection_core.confidence import temper
 from inspection_core.device import Device
 from inspection_core.errors import ModelError
 from inspection_core.models import Predictor, Scores, Segmenter, load_predictor
@@ -67,13 +68,19 @@ class LoadedModel:
             # What ran on a lower rung stays there until the next run, which moves it back where there is room.
             return devices.on_ladder(self.device, lambda rung: self._run(pixels, rung))
 
+    @property
+    def spread(self) -> bool:
+        """Whether the network gives the disagreement of its members as one more channel."""
+        return bool(getattr(self.predictor, "spread", False))
+
     def run_classes(self, pixels: torch.Tensor) -> tuple[NDArray[Any], Device]:
         """Send prepared pixels ``(C, [d,] h, w)`` through a network that segments.
 
         Returns
         -------
         foreground, device
-            float16 ``(K, d', h', w')`` probabilities of the card's classes without the background, and the rung.
+            float16 ``(K, d', h', w')`` probabilities of the card's classes without the background, at the card's
+            temperature, and the rung. Where `spread` is set, the spread is one channel more, the last.
 
         Raises
         ------
@@ -87,13 +94,14 @@ class LoadedModel:
         network = cast("Segmenter", self.predictor)
         network.to(device)
         volume = pixels if pixels.ndim == 4 else pixels[:, None]
+        temperature, classes = self.card.calibration.temperature, 1 + len(self.card.classes)
         stitched = sweep(
-            network,
+            lambda batch: temper(network(batch), temperature, classes),
             volume,
             device,
             self.card.preparation,
             network.stride,
-            1 + len(self.card.classes),
+            classes + self.spread,
             np.float16,
         )
         return stitched[1:]

@@ -103,6 +103,7 @@ def find_labelled(
     classes: Sequence[str],
     *,
     min_size: int = 1,
+    spread: NDArray[np.floating[Any]] | None = None,
 ) -> tuple[NDArray[np.uint8], tuple[Finding, ...]]:
     """List the connected regions of each class in a label mask, as a segmentation model gives it.
 
@@ -118,6 +119,8 @@ def find_labelled(
         Names without the background, at most 255.
     min_size
         Voxels that a region has at least; smaller ones leave the mask.
+    spread
+        Of the same shape: how far the members of the network disagree; findings get the mean inside.
 
     Returns
     -------
@@ -155,6 +158,9 @@ def find_labelled(
     table = _measure(regions, np.ascontiguousarray(score[box]), inside).where(min_size, -np.inf)
     mask[box] = table.mask(regions)
     found = _findings(table, geometry.cropped(start, inside.shape), classes, np.clip(table.mean, 0, 1), None)
+    if spread is not None:
+        sums = np.bincount(regions.ravel(), spread[box].ravel(), table.total + 1)[table.number]
+        found = tuple(replace(f, spread=float(s / n)) for f, s, n in zip(found, sums, table.size, strict=True))
     return mask, tuple(_moved(f, start) for f in found)
 
 

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -14,11 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from inspection_core.calibrate import p_value, p_values
+from inspection_core.confidence import with_confidence
 from inspection_core.device import Device
 from inspection_core.engine import Grid, LoadedModel
 from inspection_core.errors import ModelError
 from inspection_core.findings import find, find_labelled
 from inspection_core.image import Image
+from inspection_core.input_check import check_input
 from inspection_core.models import Explaining
 from inspection_core.placement import Placement, restore_classes, restore_map
 from inspection_core.prediction import Finding, Prediction
@@ -70,6 +73,7 @@ def measure(image: Image, model: LoadedModel) -> Measured:
     """
     clock = Clock()
     prepared = prepare(image, model.card)
+    unlike = _unlike(prepared, model)
     clock.lap("prepare")
     grid, rung = model.run(prepared.pixels)
     clock.lap("infer")
@@ -79,7 +83,7 @@ def measure(image: Image, model: LoadedModel) -> Measured:
     else:
         score = restore_map(grid.score, prepared.placement, *_steps(model)).reshape(prepared.source)
     clock.lap("restore")
-    warnings = (*prepared.warnings, *_short_of_memory(model, rung))
+    warnings = (*prepared.warnings, *unlike, *_short_of_memory(model, rung))
     return Measured(
         score=score,
         image_score=top_mean(grid.score, float(cast("Any", model.card.parameters.get("top", 0.0)))),
@@ -163,17 +167,23 @@ def _segment(image: Image, model: LoadedModel) -> Prediction:
         )
     clock = Clock()
     prepared = prepare(image, card)
+    unlike = _unlike(prepared, model)
     clock.lap("prepare")
     foreground, rung = model.run_classes(prepared.pixels)
     place = prepared.placement or Placement.plain(prepared.source, prepared.shape)
-    notes = (*prepared.warnings, *_short_of_memory(model, rung))
+    notes = (*prepared.warnings, *unlike, *_short_of_memory(model, rung))
     del prepared  # the largest array of all
     clock.lap("infer")
-    score, labels = restore_classes(foreground, place, *_steps(model))
+    shape = image.geometry.shape
+    score, labels = restore_classes(foreground[: len(card.classes)], place, *_steps(model))
+    spread = restore_map(foreground[-1], place, *_steps(model)).reshape(shape) if model.spread else None
     del foreground
     clock.lap("restore")
-    shape = image.geometry.shape
-    mask, findings = find_labelled(labels.reshape(shape), score.reshape(shape), image.geometry, card.classes)
+    mask, findings = find_labelled(
+        labels.reshape(shape), score.reshape(shape), image.geometry, card.classes, spread=spread
+    )
+    del spread
+    findings = with_confidence(findings, card.calibration.finding, cells_in(place) / image.geometry.voxel_size)
     cut = cuts(card.policy, card.calibration)
     image_score = max((f.confidence for f in findings), default=0.0)
     clock.lap("findings")
@@ -194,6 +204,17 @@ def _segment(image: Image, model: LoadedModel) -> Prediction:
         warnings=(*notes, *cut.warnings),
         source=image.source,
     )
+
+
+def _unlike(prepared: Prepared, model: LoadedModel) -> tuple[str, ...]:
+    """Say where the network's input is unlike those of training, as far as the card knows them."""
+    shape = prepared.shape if prepared.placement is None else prepared.placement.resized
+    return check_input(prepared.pixels, shape, model.card.calibration.inputs)
+
+
+def cells_in(place: Placement) -> float:
+    """Return how many voxels of the network's input one voxel of the source became."""
+    return math.prod(place.resized) / math.prod(place.size)
 
 
 def _steps(model: LoadedModel) -> tuple[tuple[int, ...], tuple[float, ...]]:

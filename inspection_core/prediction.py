@@ -61,13 +61,17 @@ class Finding:
     peak, mean
         Highest and mean score inside.
     confidence
-        Between 0 and 1. For anomaly models ``1 - p_value``: the share of good images that stay below.
+        Between 0 and 1. For anomaly models ``1 - p_value``: the share of good images that stay below. For models that
+        segment the probability of a true lesion, where it is calibrated, and else the mean score inside.
     calibrated
         Whether `confidence` was fitted on data that the model did not see.
     p_value
         Conformal p-value of the peak, or None without calibration.
     neighbour
         Nearest good patch, where the model has a memory.
+    spread
+        Mean disagreement inside between the members and flips of a network that gives it: the standard deviation of
+        their probabilities. None for others.
     """
 
     id: int
@@ -86,6 +90,7 @@ class Finding:
     calibrated: bool
     p_value: float | None = None
     neighbour: Neighbour | None = None
+    spread: float | None = None
 
 
 @dataclass(frozen=True, eq=False)

@@ -288,6 +288,7 @@ def _finding(finding: Mapping[str, Any]) -> list[Any]:
             [_number(value) for value in neighbour.get("centre") or ()],
             _number(neighbour.get("distance")),
         ],
+        bool(finding.get("calibrated", False)),
     ]
 
 

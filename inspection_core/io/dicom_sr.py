@@ -38,6 +38,7 @@ from inspection_core.prediction import RESEARCH_USE, Finding, Prediction
 PRIVATE = "99INSPECTION"
 MEAN_CONFIDENCE = Code("mean-confidence", PRIVATE, "Mean confidence of the model inside")
 PEAK_CONFIDENCE = Code("peak-confidence", PRIVATE, "Peak confidence of the model inside")
+LESION = Code("lesion-probability", PRIVATE, "Calibrated probability of a true lesion")
 RATIO = Code("1", "UCUM", "no units")
 VOLUME = Code("118565006", "SCT", "Volume")
 LONG_AXIS = Code("103339001", "SCT", "Long Axis")
@@ -192,6 +193,8 @@ def _group(
     if finding.size_unit == "mm3":
         figures.insert(0, (VOLUME, finding.size, codes.UCUM.CubicMillimeter))
     figures += [(MEAN_CONFIDENCE, finding.mean, RATIO), (PEAK_CONFIDENCE, finding.peak, RATIO)]
+    if finding.calibrated and finding.p_value is None:
+        figures.append((LESION, finding.confidence, RATIO))
     model = hd.sr.AlgorithmIdentification(
         name=prediction.model_id,
         version=prediction.model_version,

@@ -75,7 +75,9 @@ class Predictor(Protocol):
 class Segmenter(Protocol):
     """What a card with the task "segmentation" loads: tensor in, class probabilities out.
 
-    The rest is as for `Predictor`; of the view "slices", stride and offset are those of the plane.
+    The rest is as for `Predictor`; of the view "slices", stride and offset are those of the plane. A network of several
+    members, or that looks at flips too, may have an attribute ``spread`` that is true: then it gives one channel more,
+    the last, with the standard deviation of P(not background) over them.
     """
 
     stride: int

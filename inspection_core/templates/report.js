@@ -11,7 +11,7 @@
   // The order of the rows in report.py.
   const FIELDS = ["path", "status", "score", "p", "verdict", "seconds", "error", "truth", "picture", "plain", "warnings",
     "findings", "crops"];
-  const FINDING = ["id", "label", "centre", "size", "unit", "peak", "p", "confidence", "neighbour"];
+  const FINDING = ["id", "label", "centre", "size", "unit", "peak", "p", "confidence", "neighbour", "calibrated"];
   const named = (names, values) => Object.fromEntries(names.map((name, k) => [name, values[k]]));
 
   const items = content.items.map((row) => {
@@ -231,7 +231,7 @@
       classes ? make("td", {}, finding.label) : null,
       make("td", {}, finding.size === null ? "–" : `${size(finding.size)} ${finding.unit.replace(/3$/, "³").replace(/2$/, "²")}`),
       make("td", {}, fixed(finding.peak)),
-      make("td", {}, fixed(finding.p ?? finding.confidence, 3)),
+      make("td", {}, fixed(finding.p ?? finding.confidence, 3), finding.p === null && !finding.calibrated ? make("span", { className: "hint" }, " uncalibrated") : null),
       make("td", {}, position(finding.centre))));
     const parts = [make("h4", {}, plural(item.found, "finding")),
       make("table", { className: "findings" },

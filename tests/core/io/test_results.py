@@ -42,6 +42,7 @@ FINDING_KEYS = {
     "calibrated",
     "p_value",
     "neighbour",
+    "spread",
 }
 
 
