@@ -134,8 +134,8 @@ def read_case(case: Case, channels: Sequence[str]) -> tuple[Image, NDArray[np.ui
     Returns
     -------
     image, mask
-        ``(C, z, y, x)``, and uint8 ``(z, y, x)`` class numbers on the same grid. Masks of slices are taken as one class:
-        what is above half of their range is 1.
+        ``(C, z, y, x)``, and uint8 ``(z, y, x)`` class numbers on the same grid. Masks of slices are taken as one
+        class: what is above half of their range is 1.
 
     Raises
     ------

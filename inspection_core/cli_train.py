@@ -20,7 +20,9 @@ def train(
         int | None, typer.Option(help="Train this fold alone, from 0, so that several run side by side.")
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
-    json: Annotated[Path | None, typer.Option("--json", metavar="PATH", help="Write a machine-readable result here.")] = None,
+    json: Annotated[
+        Path | None, typer.Option("--json", metavar="PATH", help="Write a machine-readable result here.")
+    ] = None,
 ) -> None:
     """Train a segmentation model from studies with reference masks."""
     from inspection_core.cli import console, outcome, progress_bars

@@ -70,7 +70,9 @@ class UNet(nn.Module):
         try:
             self.encoder = timm.create_model(encoder, features_only=True, pretrained=False, in_chans=inputs)
         except (RuntimeError, AttributeError, TypeError) as error:
-            raise ModelError(f"The timm network {encoder!r} gives no feature maps ({error}); choose another.") from error
+            raise ModelError(
+                f"The timm network {encoder!r} gives no feature maps ({error}); choose another."
+            ) from error
         sizes = [int(c) for c in cast("Any", self.encoder.feature_info).channels()][::-1]
         if len(decoder) != len(sizes) - 1:
             raise ModelError(
@@ -143,24 +145,15 @@ class TimmUNet:
     def __call__(self, batch: Tensor) -> Tensor:
         """Return ``(B, 1 + K, h, w)`` probabilities, and one channel more where `spread` is set."""
         batch = batch.contiguous(memory_format=torch.channels_last)
-        total: Tensor | None = None
-        squares: Tensor | None = None
-        count = 0
-        for flipped in (False, True) if self.flips else (False,):
-            seen = batch.flip(-1) if flipped else batch
-            for network in self.networks:
-                p = network(seen).softmax(dim=1)
-                p = p.flip(-1) if flipped else p
-                inside = 1 - p[:, :1]
-                total = p if total is None else total.add_(p)
-                squares = inside.square() if squares is None else squares.addcmul_(inside, inside)
-                count += 1
-        assert total is not None and squares is not None
-        mean = total / count
+        views = [network(batch).softmax(dim=1) for network in self.networks]
+        if self.flips:
+            mirrored = batch.flip(-1)
+            views += [network(mirrored).softmax(dim=1).flip(-1) for network in self.networks]
+        found = torch.stack(views)
+        mean = found.mean(dim=0)
         if not self.spread:
             return mean
-        variance = squares / count - (1 - mean[:, :1]).square()
-        return torch.cat([mean, variance.clamp_min_(0).sqrt_()], dim=1)
+        return torch.cat([mean, found[:, :, :1].std(dim=0, unbiased=False)], dim=1)
 
     def to(self, device: Device) -> None:
         """Move the networks to another device."""
@@ -206,5 +199,7 @@ def fill(network: nn.Module, tensors: Mapping[str, Tensor]) -> None:
     own = network.state_dict()
     wrong = [k for k in own if k not in tensors or tensors[k].shape != own[k].shape] + sorted(set(tensors) - set(own))
     if wrong:
-        raise ModelError(f"The weights do not fit the network that the card describes: {wrong[0]} and {len(wrong) - 1} more.")
+        raise ModelError(
+            f"The weights do not fit the network that the card describes: {wrong[0]} and {len(wrong) - 1} more."
+        )
     network.load_state_dict({k: tensors[k].to(own[k].dtype) for k in own})

@@ -6,14 +6,14 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from inspection_core.card import Calibration, ModelCard
+from inspection_core.card import Calibration, InputCheck, ModelCard
 from inspection_core.cases import Case, read_case
 from inspection_core.confidence_fit import LabelledFindings, VoxelSample, fit_findings
 from inspection_core.device import Device
@@ -24,10 +24,14 @@ from inspection_core.io.atomic import write_text
 from inspection_core.io.results import dump
 from inspection_core.lesions import compare
 from inspection_core.models import Predictor, monai_unet, timm_unet, weights
+from inspection_core.placement import Placement
 from inspection_core.prepare import prepare
 from inspection_core.training.config import Config
+from inspection_core.training.samples import Study
 
 CROSS_FITTED = "crossfit.json"
+FEWEST = 3
+"""Studies that a check of inputs needs."""
 PREDICTORS: Mapping[str, Callable[[Sequence[Any], ModelCard], Any]] = {
     "timm-unet": lambda networks, card: timm_unet.TimmUNet(networks, bool(card.parameters.get("flips", False))),
     "monai-unet": lambda networks, card: monai_unet.MonaiUNet(networks),
@@ -66,7 +70,12 @@ def _stored(networks: Sequence[nn.Module], card: ModelCard) -> dict[str, Tensor]
 
 
 def assemble(
-    config: Config, members: Sequence[Member], out: Path, device: Device, show: Callable[[str, int, int], None]
+    config: Config,
+    members: Sequence[Member],
+    studies: Sequence[Study],
+    out: Path,
+    device: Device,
+    show: Callable[[str, int, int], None],
 ) -> ModelCard:
     """Calibrate, and write card and weights.
 
@@ -79,6 +88,8 @@ def assemble(
         Of the run.
     members
         Its networks, each with the patients held back from it.
+    studies
+        All of the run, for the check of inputs.
     out
         Folder for the model.
     device
@@ -93,13 +104,11 @@ def assemble(
     """
     card = config.card
     pairs = [(as_model([m.network], card, out, device), case) for m in members for case in m.held_back]
-    voxels, features = VoxelSample(), []
+    voxels = VoxelSample()
     for k, (model, case) in enumerate(pairs):
         image, mask = read_case(case, card.channels)
         ready = prepare(image, card)
-        place = ready.placement
-        assert place is not None
-        features.append(input_features(ready.pixels, place.resized))
+        place = cast("Placement", ready.placement)  # the view "image" is not trained
         foreground, _ = model.run_classes(ready.pixels)
         inner = (slice(None), *(slice(n) for n in place.resized))
         voxels.add(foreground[inner][: len(card.classes)], _on_grid(mask, place.view, place.resized))
@@ -112,8 +121,7 @@ def assemble(
         warm = replace(model.card, calibration=tempered.calibration)
         found = predict(image, replace(model, card=warm))
         counts = compare(found.mask, mask, found.findings, card.classes)
-        place = prepare(image, card).placement
-        assert place is not None
+        place = cast("Placement", prepare(image, card).placement)  # the view "image" is not trained
         cells = cells_in(place) / image.geometry.voxel_size
         labelled.append(LabelledFindings(case.name, found.findings, counts.true, cells))
         rows.append(_row(case.name, found.mask, mask, len(card.classes), counts.found, counts.true))
@@ -128,7 +136,7 @@ def assemble(
             else f"fitted on {len(pairs)} patients held back",
             temperature=temperature,
             finding=fitted.calibration,
-            inputs=fit_input_check(features),
+            inputs=_input_check(studies),
         )
         metrics = _summary(rows)
         write_text(out / CROSS_FITTED, dump({"summary": metrics, "reason": fitted.reason, "rows": rows}))
@@ -142,14 +150,24 @@ def assemble(
     return weights.save(out, card, _stored([m.network for m in members], card))
 
 
+def _input_check(studies: Sequence[Study]) -> InputCheck:
+    if len(studies) < FEWEST:
+        return InputCheck()
+    return fit_input_check([input_features(s.pixels.float(), s.labels.shape) for s in studies])
+
+
 def _on_grid(mask: NDArray[np.uint8], view: Callable[[Any], NDArray[Any]], shape: Sequence[int]) -> NDArray[np.uint8]:
     """Return the reference on the network's grid, by the nearest voxel."""
     seen = view(mask)
-    lines = [np.minimum(((np.arange(m) + 0.5) * n / m).astype(int), n - 1) for n, m in zip(seen.shape, shape, strict=True)]
+    lines = [
+        np.minimum(((np.arange(m) + 0.5) * n / m).astype(int), n - 1) for n, m in zip(seen.shape, shape, strict=True)
+    ]
     return np.ascontiguousarray(seen[np.ix_(*lines)])
 
 
-def _row(name: str, found: NDArray[Any], true: NDArray[Any], classes: int, lesions: Any, findings: Any) -> dict[str, Any]:
+def _row(
+    name: str, found: NDArray[Any], true: NDArray[Any], classes: int, lesions: Any, findings: Any
+) -> dict[str, Any]:
     row: dict[str, Any] = {"case": name}
     dices = []
     for c in range(1, classes + 1):
@@ -158,7 +176,12 @@ def _row(name: str, found: NDArray[Any], true: NDArray[Any], classes: int, lesio
         dices.append(2 * int((a & b).sum()) / total if total else 1.0)
         row[f"dice_{c}"] = dices[-1]
     row["dice"] = float(np.mean(dices))
-    row |= {"lesions": len(lesions), "found": int(np.sum(lesions)), "findings": len(findings), "true": int(np.sum(findings))}
+    row |= {
+        "lesions": len(lesions),
+        "found": int(np.sum(lesions)),
+        "findings": len(findings),
+        "true": int(np.sum(findings)),
+    }
     return row
 
 
@@ -185,5 +208,9 @@ def _told(config: Config, members: Sequence[Member]) -> dict[str, Any]:
         "networks": len(members),
         "seed": training.seed,
         "samples": sum(s.samples for s in training.stages),
-        "versions": (f"torch {torch.__version__.split('+')[0]}", f"monai {monai.__version__}", f"timm {timm.__version__}"),
+        "versions": (
+            f"torch {torch.__version__.split('+')[0]}",
+            f"monai {monai.__version__}",
+            f"timm {timm.__version__}",
+        ),
     }

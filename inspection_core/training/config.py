@@ -196,7 +196,9 @@ class Config:
         """
         root = os.path.expandvars(self.data.root)  # not set: stays as it is
         if "$" in root:
-            raise UsageError(f"The data's root {self.data.root} names a variable that is not set. Set it, and try again.")
+            raise UsageError(
+                f"The data's root {self.data.root} names a variable that is not set. Set it, and try again."
+            )
         found = [(place / root / name).resolve() for name in names]
         for folder in found:
             if not folder.is_dir():

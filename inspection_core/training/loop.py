@@ -68,7 +68,9 @@ class Run:
             {"params": [p for p in self.network.parameters() if id(p) in inner], "peak": training.encoder_rate},
             {"params": [p for p in self.network.parameters() if id(p) not in inner], "peak": training.rate},
         ]
-        self.optimiser = torch.optim.AdamW([g for g in groups if g["params"]], lr=0.0, weight_decay=training.weight_decay)
+        self.optimiser = torch.optim.AdamW(
+            [g for g in groups if g["params"]], lr=0.0, weight_decay=training.weight_decay
+        )
         self.step = 0
         self.seconds = 0.0
         self.steps = [max(1, round(stage.samples / training.batch)) for stage in training.stages]
@@ -203,7 +205,9 @@ class Run:
         try:
             state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         except Exception as error:
-            raise UsageError(f"The checkpoint {path} cannot be read ({type(error).__name__}). Remove it to begin anew.") from error
+            raise UsageError(
+                f"The checkpoint {path} cannot be read ({type(error).__name__}). Remove it to begin anew."
+            ) from error
         if state["config"] != _mark(self.config):
             raise UsageError(
                 f"{self.folder} holds a run of another configuration. Choose another --out, or remove that folder."

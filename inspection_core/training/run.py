@@ -15,8 +15,8 @@ from inspection_core.cases import Case, find_cases
 from inspection_core.device import Device
 from inspection_core.errors import UsageError
 from inspection_core.models import monai_unet, timm_unet
-from inspection_core.training.config import Config
 from inspection_core.training.assemble import Member, assemble
+from inspection_core.training.config import Config
 from inspection_core.training.loop import Run, Show
 from inspection_core.training.samples import Study, folds, load_studies
 
@@ -88,7 +88,9 @@ def dataset(config: Config, place: Path, cache: Path, show: Show) -> Dataset:
     names = [case.name for case, _ in found]
     twice = [a for a, b in itertools.pairwise(names) if a == b]
     if twice:
-        raise UsageError(f"{twice[0]} lies in two of the data's folders. A patient is trained on or held back, not both.")
+        raise UsageError(
+            f"{twice[0]} lies in two of the data's folders. A patient is trained on or held back, not both."
+        )
     if len(found) < max(2, config.training.folds):
         raise UsageError(f"{config.training.folds} folds need as many patients. Got {len(found)}.")
     cases = [case for case, _ in found]
@@ -108,7 +110,9 @@ def train_fold(config: Config, data: Dataset, fold: int, out: Path, device: Devi
     return run
 
 
-def train(config: Config, place: Path, out: Path, device: Device, show: Show, only: int | None = None) -> ModelCard | None:
+def train(
+    config: Config, place: Path, out: Path, device: Device, show: Show, only: int | None = None
+) -> ModelCard | None:
     """Train all networks of a configuration and write the model, or go on where an earlier call was stopped.
 
     Parameters
@@ -142,4 +146,4 @@ def train(config: Config, place: Path, out: Path, device: Device, show: Show, on
     for fold in range(count) if only is None else (only,):
         run = train_fold(config, data, fold, out, device, show)
         members.append(Member(run.averaged(), [data.cases[i] for i in data.split(config, fold)[1]]))
-    return None if only is not None else assemble(config, members, out, device, show)
+    return None if only is not None else assemble(config, members, data.studies, out, device, show)

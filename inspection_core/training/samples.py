@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
@@ -90,8 +91,7 @@ def prepared(case: Case, card: ModelCard) -> tuple[Tensor, Tensor]:
     if mask.max(initial=0) > len(card.classes):
         raise ReadError(f"{case.name}: the mask holds class {mask.max()}. The card names {len(card.classes)}.")
     ready = prepare(image, card)
-    place = ready.placement
-    assert place is not None  # the view "image" is not trained
+    place = cast("Placement", ready.placement)  # the view "image" is not trained
     inner = tuple(slice(n) for n in place.resized)
     return ready.pixels[(slice(None), *inner)].half().contiguous(), _labels(mask, place, len(card.classes))
 
@@ -187,5 +187,3 @@ def pad_to(pixels: Tensor, multiple: int, flat: bool, least: Sequence[int] = ())
     out = torch.zeros((pixels.shape[0], *wanted), dtype=torch.float32)
     out[(slice(None), *(slice(n) for n in shape))] = pixels
     return out
-
-

@@ -102,7 +102,7 @@ def test_a_case_with_other_channels_is_refused(tmp_path):
     images, masks = folders(tmp_path)
     scan(images / "a.nii.gz", channels=2)
     scan(masks / "a.nii.gz", value=1)
-    with pytest.raises(ReadError, match="expected the channels pre, FLAIR, post. Got 2"):
+    with pytest.raises(ReadError, match=r"expected the channels pre, FLAIR, post\. Got 2"):
         read_case(find_cases(tmp_path)[0], CHANNELS)
 
 

@@ -116,7 +116,7 @@ def test_a_broken_checkpoint_is_refused_in_a_line(tmp_path):
 
 def test_each_patient_is_drawn_alike_and_the_share_with_a_class_is_kept():
     empty = dataclasses.replace(study("none"), labels=torch.zeros(4, 32, 32, dtype=torch.uint8))
-    studies = [study("a", depth=4), study("b", depth=40), empty]
+    studies = [study("a", depth=12), study("b", depth=40), empty]
     drawn = draw(studies, 3000, 0.6, True, np.random.default_rng(0))
     lit = [w for w in drawn if studies[w.study].labels[w.centre[0]].any()]
     assert len(lit) == 1800
@@ -175,7 +175,7 @@ def test_image_and_label_move_together():
 
 
 def test_a_missing_channel_is_zero_or_a_copy_of_its_stand_in():
-    how = Augmentation(0, 0, 0, 0, 0, 0, 0, 0, drop=("pre",), drop_probability=1.0, stand_in="FLAIR", flips=())
+    how = Augmentation((), 0, 0, 0, 0, 0, 0, 0, drop=("pre",), drop_probability=1.0, stand_in="FLAIR")
     change = Augment(how, Stage((32, 32), 1), CHANNELS)
     change.seed(0)
     kinds = set()
