@@ -31,7 +31,7 @@ $(VENV)/installed: pyproject.toml
 	@touch $@
 
 demo: setup
-	$(BIN)/inspection demo --out $(DEMO_OUT)
+	INSPECTION_DATA="$${INSPECTION_DATA:-../shared/data}" $(BIN)/inspection demo --out $(DEMO_OUT)
 
 # The last line of output is pytest's own summary. Workers share the cores, so each computes with one thread.
 test: setup system

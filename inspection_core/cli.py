@@ -363,18 +363,22 @@ def demo(
     device: DeviceName = "auto",
     json: Json = None,
 ) -> None:
-    """Do the main job on real solar cells: fit on good ones, screen others, leave a report."""
+    """Do the main job on real solar cells, then segment a synthetic head and, with INSPECTION_DATA, a real one."""
     with outcome("demo", json) as result:
         from inspection_core.demo import demo as run
+        from inspection_core.demo_scans import demo_scans
 
         with progress_bars() as show:
             done = run(out, preset=preset, device=device, say=say, progress=show)
-        result.outputs.extend(map(str, done.outputs))
-        result.warnings.extend(done.warnings)
-        for warning in done.warnings:
-            say(f"note: {warning}")
         result.extra = done.figures
         console().print(*done.lines, sep="\n")
+        with progress_bars() as show:
+            scans = demo_scans(out, device=device, say=say, progress=show)
+        console().print(*scans.lines, sep="\n")
+        result.outputs.extend(map(str, (*done.outputs, *scans.outputs)))
+        result.warnings.extend((*done.warnings, *scans.warnings))
+        for warning in result.warnings:
+            say(f"note: {warning}")
         if open_report and done.open_in_browser():
             say("The report is open in your browser.")
 
