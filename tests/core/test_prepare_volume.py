@@ -57,12 +57,53 @@ def test_percentiles_of_each_channel():
         assert np.allclose(channel, np.clip((array - low) / (high - low), 0, 1), atol=1e-5)
 
 
-@pytest.mark.parametrize("normalise", ["z-score", "percentile"])
-@pytest.mark.parametrize("foreground", ["all", "nonzero"])
+@pytest.mark.parametrize("normalise", ["z-score", "percentile", "mean"])
+@pytest.mark.parametrize("foreground", ["all", "nonzero", "bright"])
 @pytest.mark.parametrize("value", [0, 7])
 def test_a_flat_scan_stays_finite(normalise, foreground, value):
     card = card_of(normalise=normalise, foreground=foreground)
     assert prepare(scan(np.full(SHAPE, value, np.int16)), card).pixels.isfinite().all()
+
+
+def head(noise=3, seed=0) -> np.ndarray:
+    """A bright box in dark noise: planes 1 to 4 of 6, rows 5 to 24 of 30, columns 8 to 21 of 28."""
+    array = np.random.default_rng(seed).integers(0, noise + 1, (6, 30, 28))
+    array[1:5, 5:25, 8:22] += 100
+    return array.astype(np.int16)
+
+
+BRIGHT = {"normalise": "mean", "foreground": "bright", "crop": True}
+
+
+def test_a_head_is_cut_out_of_its_noise_and_has_a_mean_of_1():
+    place = prepare(scan(head()), card_of(**BRIGHT)).placement
+    assert (place.start, place.size) == ((1, 5, 8), (4, 20, 14))
+    pixels = prepare(scan(head()), card_of(**BRIGHT | {"crop": False})).pixels[0].numpy()
+    inside = np.zeros(pixels.shape, bool)
+    inside[1:5, 5:25, 8:22] = True
+    assert abs(pixels[inside].mean() - 1) < 1e-6
+    assert pixels[~inside].max() < 0.05
+
+
+@pytest.mark.parametrize("gain", [0.01, 40.0])
+def test_another_scale_and_offset_of_the_intensities_changes_nothing(gain):
+    image = scan(head().astype(np.float32))
+    other = scan(head().astype(np.float32) * gain + 500)
+    card = card_of(**BRIGHT)
+    assert np.allclose(prepare(image, card).pixels, prepare(other, card).pixels, atol=1e-4)
+
+
+def test_the_head_is_where_most_channels_are_bright():
+    half_empty, noisy = np.zeros((6, 30, 28), np.int16), head()
+    noisy[0, 0, 0] = 5000  # a spike is no head
+    place = prepare(scan(head(), half_empty, noisy, channels=MR), card_of(MR, **BRIGHT)).placement
+    assert (place.start, place.size) == ((1, 5, 8), (4, 20, 14))
+
+
+def test_an_empty_scan_is_left_whole():
+    prepared = prepare(scan(np.zeros((6, 30, 28), np.int16)), card_of(**BRIGHT))
+    assert prepared.placement.size == (6, 30, 28)
+    assert not prepared.pixels.any()
 
 
 def test_what_is_not_finite_is_zero_and_said():
@@ -178,8 +219,8 @@ BAD_CARDS = {
     "window size": ({"window_size": (4, 4)}, r"The window of the view 'volume' has 3 sides, .* Got \[4, 4\]\."),
     "percentiles": ({"percentiles": (9.0, 5.0)}, r"0 <= low < high <= 100\. Got \(9\.0, 5\.0\)\."),
     "blend": ({"blend": "max"}, r"blend is one of \['linear', 'gaussian'\]\. Got 'max'\."),
-    "normalise": ({"normalise": "none"}, r"normalise is one of \['window', 'z-score', 'percentile'\]"),
-    "foreground": ({"foreground": "brain"}, r"foreground is one of \['all', 'nonzero'\]"),
+    "normalise": ({"normalise": "none"}, r"normalise is one of \['window', 'z-score', 'percentile', 'mean'\]"),
+    "foreground": ({"foreground": "brain"}, r"foreground is one of \['all', 'nonzero', 'bright'\]"),
 }
 
 
