@@ -1,4 +1,9 @@
-"""Loaded models, shared by everyone in the process, and the run of one prepared image through one of them."""
+"""Loaded models, shared by everyone in the process, and the run of one prepared image through one of them.
+
+Also the interface that everyone who predicts is written against: an `InferenceEngine` gives a `Model`, and
+`inspection_core.infer.predict` takes it. Whether the network is in this process (`Engine`) or on a server
+(`inspection_core.remote.RemoteEngine`) is decided in one place, `inspection_core.remote.open_engine`.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +11,7 @@ import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +20,9 @@ from inspection_core import device as devices
 from inspection_core.card import CARD_NAME, ModelCard
 from inspection_core.device import Device
 from inspection_core.errors import ModelError
+from inspection_core.image import Image
 from inspection_core.models import Predictor, Scores, Segmenter, load_predictor
+from inspection_core.prediction import Prediction
 from inspection_core.sweep import sweep
 from inspection_core.tiling import Stitcher, Window, windows
 
@@ -107,6 +114,58 @@ class LoadedModel:
         return run_windows(self.predictor, pixels, device, preparation.tile, preparation.overlap, preparation.multiple)
 
 
+class RemoteModel(Protocol):
+    """A model whose network is in another process, and which gives whole predictions."""
+
+    @property
+    def card(self) -> ModelCard:
+        """The model's card."""
+        ...
+
+    def predict(self, image: Image) -> Prediction:
+        """Return what `inspection_core.infer.predict` gives where the network is, to the bit.
+
+        Raises
+        ------
+        InspectionError
+            As there; and `EngineError` if the other process cannot be reached, refuses, or makes no sense.
+        """
+        ...
+
+
+Model = LoadedModel | RemoteModel
+"""What `inspection_core.infer.predict` takes. Both have a `card`."""
+
+
+class InferenceEngine(Protocol):
+    """Where models are: in this process, or on a server."""
+
+    def cards(self) -> tuple[ModelCard, ...]:
+        """Return the cards of the models that can be had by their id."""
+        ...
+
+    def card(self, model: str | Path) -> ModelCard:
+        """Return a model's card, which is cheap; `model` is as for `load`."""
+        ...
+
+    def load(self, model: str | Path) -> Model:
+        """Return a model ready to predict; a second call gives the same object.
+
+        Parameters
+        ----------
+        model
+            An id; in this process also a model's folder.
+
+        Raises
+        ------
+        ModelError
+            If there is no such model, or it is damaged.
+        EngineError
+            If the server cannot be reached, or refuses.
+        """
+        ...
+
+
 def plan(shape: Sequence[int], tile: int, overlap: float, multiple: int) -> list[Window]:
     """Return the windows of an inference image of `shape`; one window where it fits in a tile's area."""
     h, w = shape
@@ -160,7 +219,7 @@ def _call(predictor: Predictor, batch: torch.Tensor, device: Device) -> Scores:
 
 
 class Engine:
-    """Models in memory, each loaded once for everyone in the process.
+    """Models in memory, each loaded once for everyone in the process; an `InferenceEngine`.
 
     Parameters
     ----------
@@ -172,6 +231,14 @@ class Engine:
         self.device = devices.choose(device)
         self._models: dict[tuple[Path, str], LoadedModel] = {}
         self._lock = threading.Lock()
+
+    def cards(self) -> tuple[ModelCard, ...]:
+        """Return the cards of the models that come with the suite; those in folders are found by `list_models`."""
+        return tuple(ModelCard.load(p.parent) for p in sorted(EMBEDDED_CARDS.glob(f"*/{CARD_NAME}")))
+
+    def card(self, model: str | Path) -> ModelCard:
+        """Return the card of a model without loading its network."""
+        return ModelCard.load(find(model))
 
     def load(self, model: str | Path) -> LoadedModel:
         """Return the model in a folder or with the id of an embedded card; a second call gives the same object.

@@ -1,6 +1,7 @@
 """The one way through: read -> prepare -> infer -> restore -> threshold -> findings.
 
 `predict` is the only place where these steps are put together. Command line, screening, plugins and servers call it.
+A model on a server is asked for the same prediction; there, this same function is called.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 
 from inspection_core.calibrate import p_value, p_values
 from inspection_core.device import Device
-from inspection_core.engine import Grid, LoadedModel
+from inspection_core.engine import Grid, LoadedModel, Model
 from inspection_core.errors import ModelError
 from inspection_core.findings import find, find_labelled
 from inspection_core.image import Image
@@ -92,7 +93,7 @@ def measure(image: Image, model: LoadedModel) -> Measured:
     )
 
 
-def predict(image: Image, model: LoadedModel) -> Prediction:
+def predict(image: Image, model: Model) -> Prediction:
     """Say what a model finds in an image.
 
     Parameters
@@ -100,7 +101,7 @@ def predict(image: Image, model: LoadedModel) -> Prediction:
     image
         2-D or 3-D, as the model's card says.
     model
-        From `inspection_core.engine.Engine.load`.
+        From the `load` of an `inspection_core.engine.InferenceEngine`.
 
     Returns
     -------
@@ -115,7 +116,11 @@ def predict(image: Image, model: LoadedModel) -> Prediction:
         If memory ran out on every rung of the ladder.
     ModelError
         If the network does not give what its card says.
+    EngineError
+        If the model is on a server that cannot be reached, or refuses.
     """
+    if not isinstance(model, LoadedModel):
+        return model.predict(image)
     if model.card.task == "segmentation":
         return _segment(image, model)
     measured = measure(image, model)
