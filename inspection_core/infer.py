@@ -70,7 +70,7 @@ def measure(image: Image, model: LoadedModel) -> Measured:
         If memory ran out on every rung of the ladder.
     """
     clock = Clock()
-    prepared = prepare(image, model.card)
+    prepared = prepare(image, model.card, model.most_voxels)
     clock.lap("prepare")
     grid, rung = model.run(prepared.pixels)
     clock.lap("infer")
@@ -167,7 +167,7 @@ def _segment(image: Image, model: LoadedModel) -> Prediction:
             f'The model {card.id} segments, so its policy is "band". Got {card.policy.kind!r} on its card.'
         )
     clock = Clock()
-    prepared = prepare(image, card)
+    prepared = prepare(image, card, model.most_voxels)
     clock.lap("prepare")
     foreground, rung = model.run_classes(prepared.pixels)
     place = prepared.placement or Placement.plain(prepared.source, prepared.shape)
