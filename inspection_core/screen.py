@@ -256,6 +256,8 @@ class _Pictures:
         return f"{self.folder.name}/{name}"
 
     def _read_good(self, name: str) -> Image | None:
+        if not self.good.name:  # a card from a server names no folder
+            return None
         path = (self.good / name).resolve()
         if not path.is_relative_to(self.good.resolve()):  # the name comes from a file
             return None
