@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from inspection_core import __version__, cli_predict, cli_scans, cli_train
+from inspection_core import __version__, cli_predict, cli_scans, cli_serve, cli_train
+from inspection_core.cli_serve import Ca, EngineUrl, TokenFile, chosen_engine
 from inspection_core.errors import InspectionError, UsageError, printable
 
 if TYPE_CHECKING:
@@ -235,11 +236,13 @@ def screen(
     model: ModelName,
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the run; continued if it is there.")],
     device: DeviceName = "auto",
+    engine: EngineUrl = None,
+    token_file: TokenFile = None,
+    ca: Ca = None,
     json: Json = None,
 ) -> None:
     """Put a whole folder through a model: results.csv, results.parquet and report.html. Resumes where it stopped."""
     with outcome("screen", json) as result:
-        from inspection_core.engine import Engine
         from inspection_core.screen import screen as run
 
         result.inputs.append(str(folder))
@@ -248,7 +251,7 @@ def screen(
         with progress_bars() as show:
             done = run(
                 folder,
-                Engine(device).load(model),
+                chosen_engine(engine, token_file, ca, device).load(model),
                 out,
                 command=f"inspection screen {folder} --model {model} --out {out}",
                 progress=lambda n, total: show("screening", n, total),
@@ -351,6 +354,9 @@ def models_show(
             f"# calibrated on {len(card.calibration.scores)} good images: NG above {cut.ng:.4g}, "
             f"REVIEW above {cut.review:.4g}",
         )
+
+
+cli_serve.register(app)
 
 
 @app.command()

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import typer
 
 from inspection_core.cli_scans import Allow, allowed, chosen
-from inspection_core.errors import InspectionError, UsageError
+from inspection_core.cli_serve import Ca, EngineUrl, TokenFile, chosen_engine
+from inspection_core.errors import EngineError, InspectionError, UsageError
 
 if TYPE_CHECKING:
     from inspection_core.io.dicom_regions import By
@@ -59,6 +60,9 @@ def predict(
         bool, typer.Option("--assume-mm", help="Take a file that names no unit as millimetres.")
     ] = False,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
+    engine: EngineUrl = None,
+    token_file: TokenFile = None,
+    ca: Ca = None,
     json: Annotated[
         Path | None, typer.Option("--json", metavar="PATH", help="Write a machine-readable result here.")
     ] = None,
@@ -67,8 +71,6 @@ def predict(
     from inspection_core.cli import console, outcome, progress_bars, say
 
     with outcome("predict", json) as result:
-        from inspection_core.card import ModelCard
-        from inspection_core.engine import Engine, find
         from inspection_core.export import Job, check_fit, check_formats, write_results
         from inspection_core.infer import predict as run
         from inspection_core.inputs import Choices, list_inputs, open_input
@@ -98,7 +100,8 @@ def predict(
         if not listing.inputs and not listing.refused:
             where = ", ".join(map(str, paths))
             raise UsageError(f"Found no PNG, JPEG, TIFF, BMP or WebP image, and no scan, in {where}.")
-        card = ModelCard.load(find(model))
+        models = chosen_engine(engine, token_file, ca, device)
+        card = models.card(model)
         listing = for_channels(listing, card.channels, choices)
         inputs = listing.inputs
         check_fit(wanted, inputs)
@@ -106,7 +109,7 @@ def predict(
         for label, reason in listing.refused:
             result.fail(InspectionError(reason), label)
             say(f"inspection predict: {label}: {reason}")
-        loaded = Engine(device).load(model) if inputs else None
+        loaded = models.load(model) if inputs else None
         predictions = []
         with progress_bars() as show:
             for done, item in enumerate(inputs, start=1):
@@ -124,6 +127,8 @@ def predict(
                             cast("Kind", segmentation_type.upper()),
                         )
                     )
+                except EngineError:  # says nothing about this input, and would come for the others too
+                    raise
                 except InspectionError as error:
                     result.fail(error, item.label)
                     say(

@@ -1,4 +1,9 @@
-"""Loaded models, shared by everyone in the process, and the run of one prepared image through one of them."""
+"""Loaded models, shared by everyone in the process, and the run of one prepared image through one of them.
+
+Also the interface that everyone who predicts is written against: an `InferenceEngine` gives a `Model`, and
+`inspection_core.infer.predict` takes it. Whether the network is in this process (`Engine`) or on a server
+(`inspection_core.remote.RemoteEngine`) is decided in one place, `inspection_core.remote.open_engine`.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +11,7 @@ import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +21,10 @@ from inspection_core.card import CARD_NAME, ModelCard
 from inspection_core.confidence import temper
 from inspection_core.device import Device
 from inspection_core.errors import ModelError
+from inspection_core.image import Image
 from inspection_core.models import Predictor, Scores, Segmenter, load_predictor
+from inspection_core.prediction import Prediction
+from inspection_core.prepare import MAX_VOXELS
 from inspection_core.sweep import sweep
 from inspection_core.tiling import Stitcher, Window, windows
 
@@ -54,6 +62,8 @@ class LoadedModel:
     folder: Path
     predictor: Predictor
     device: Device
+    most_voxels: int = MAX_VOXELS
+    """Of the network's input, above which an image is refused; a server sets less."""
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def run(self, pixels: torch.Tensor) -> tuple[Grid, Device]:
@@ -64,9 +74,18 @@ class LoadedModel:
         grid, device
             The stitched result, and the rung of the memory ladder that it was made on.
         """
+        return self.run_many([pixels])[0]
+
+    def run_many(self, images: Sequence[torch.Tensor]) -> list[tuple[Grid, Device]]:
+        """Send several prepared images through the network; each result is what `run` gives for it alone, to the bit.
+
+        Windows of one size share batches. For the views "slices" and "volume" the images go one after the other:
+        each of them fills batches by itself.
+        """
         with self._lock:
             # What ran on a lower rung stays there until the next run, which moves it back where there is room.
-            return devices.on_ladder(self.device, lambda rung: self._run(pixels, rung))
+            grids, rung = devices.on_ladder(self.device, lambda rung: self._run(images, rung))
+        return [(grid, rung) for grid in grids]
 
     @property
     def spread(self) -> bool:
@@ -106,13 +125,66 @@ class LoadedModel:
         )
         return stitched[1:]
 
-    def _run(self, pixels: torch.Tensor, device: Device) -> Grid:
+    def _run(self, images: Sequence[torch.Tensor], device: Device) -> list[Grid]:
         self.predictor.to(device)
         preparation = self.card.preparation
         if preparation.view != "image":
             network, stride = self.predictor, self.predictor.stride
-            return Grid(sweep(lambda b: network(b).map[:, None], pixels, device, preparation, stride, 1)[0], None)
-        return run_windows(self.predictor, pixels, device, preparation.tile, preparation.overlap, preparation.multiple)
+            maps = [sweep(lambda b: network(b).map[:, None], p, device, preparation, stride, 1)[0] for p in images]
+            return [Grid(m, None) for m in maps]
+        return run_images(self.predictor, images, device, preparation.tile, preparation.overlap, preparation.multiple)
+
+
+class RemoteModel(Protocol):
+    """A model whose network is in another process, and which gives whole predictions."""
+
+    @property
+    def card(self) -> ModelCard:
+        """The model's card."""
+        ...
+
+    def predict(self, image: Image) -> Prediction:
+        """Return what `inspection_core.infer.predict` gives where the network is, to the bit.
+
+        Raises
+        ------
+        InspectionError
+            As there; and `EngineError` if the other process cannot be reached, refuses, or makes no sense.
+        """
+        ...
+
+
+Model = LoadedModel | RemoteModel
+"""What `inspection_core.infer.predict` takes. Both have a `card`."""
+
+
+class InferenceEngine(Protocol):
+    """Where models are: in this process, or on a server."""
+
+    def cards(self) -> tuple[ModelCard, ...]:
+        """Return the cards of the models that can be had by their id."""
+        ...
+
+    def card(self, model: str | Path) -> ModelCard:
+        """Return a model's card, which is cheap; `model` is as for `load`."""
+        ...
+
+    def load(self, model: str | Path) -> Model:
+        """Return a model ready to predict; a second call gives the same object.
+
+        Parameters
+        ----------
+        model
+            An id; in this process also a model's folder.
+
+        Raises
+        ------
+        ModelError
+            If there is no such model, or it is damaged.
+        EngineError
+            If the server cannot be reached, or refuses.
+        """
+        ...
 
 
 def plan(shape: Sequence[int], tile: int, overlap: float, multiple: int) -> list[Window]:
@@ -127,35 +199,68 @@ def run_windows(
     predictor: Predictor, pixels: torch.Tensor, device: Device, tile: int, overlap: float, multiple: int
 ) -> Grid:
     """Score all windows of an image and stitch them; the nearest reference is taken from a cell's innermost window."""
+    return run_images(predictor, [pixels], device, tile, overlap, multiple)[0]
+
+
+def run_images(
+    predictor: Predictor, images: Sequence[torch.Tensor], device: Device, tile: int, overlap: float, multiple: int
+) -> list[Grid]:
+    """Score the windows of several images ``(C, h, w)``, those of one size in common batches.
+
+    A batch always has the device's number of places. So the network sees one shape, and neither the company of a window
+    nor its place in the batch changes its scores.
+    """
     import torch
 
-    shape = tuple(pixels.shape[1:])
-    cells = tuple(n // predictor.stride for n in shape)
-    todo = plan(shape, tile, overlap, multiple)
-    ramp = int(tile * overlap) // predictor.stride
-    stitcher = Stitcher(cells, ramp)
-    best: NDArray[np.float64] | None = None
-    neighbour: NDArray[np.int64] | None = None
-    for first in range(0, len(todo), device.batch):
-        part = todo[first : first + device.batch]
-        size = tuple(s.stop - s.start for s in part[0])
-        batch = torch.zeros((device.batch, pixels.shape[0], *size), dtype=torch.float32)
-        for slot, window in zip(batch, part, strict=False):
-            slot.copy_(pixels[(slice(None), *window)])
-        scores = _call(predictor, batch, device)
-        maps = scores.map.cpu().numpy()
-        references = None if scores.neighbour is None else scores.neighbour.cpu().numpy()
-        for i, window in enumerate(part):
-            at = tuple(slice(s.start // predictor.stride, s.stop // predictor.stride) for s in window)
-            stitcher.add(at, maps[i])
-            if references is not None:
-                if best is None or neighbour is None:
-                    best, neighbour = np.zeros(cells), np.zeros(cells, dtype=np.int64)
-                weight = stitcher.weight(at)
-                inner = weight > best[at]
-                best[at][inner] = weight[inner]
-                neighbour[at][inner] = references[i][inner]
-    return Grid(stitcher.result(), neighbour)
+    sheets = [_Sheet(pixels, predictor.stride, tile, overlap, multiple) for pixels in images]
+    by_form: dict[tuple[int, ...], list[tuple[_Sheet, Window]]] = {}
+    for sheet in sheets:
+        for window in sheet.todo:
+            form = (len(sheet.pixels), *(s.stop - s.start for s in window))
+            by_form.setdefault(form, []).append((sheet, window))
+    for form, todo in by_form.items():
+        for first in range(0, len(todo), device.batch):
+            part = todo[first : first + device.batch]
+            batch = torch.zeros((device.batch, *form), dtype=torch.float32)
+            for slot, (sheet, window) in zip(batch, part, strict=False):
+                slot.copy_(sheet.pixels[(slice(None), *window)])
+            scores = _call(predictor, batch, device)
+            maps = scores.map.cpu().numpy()
+            references = None if scores.neighbour is None else scores.neighbour.cpu().numpy()
+            for i, (sheet, window) in enumerate(part):
+                sheet.add(window, maps[i], None if references is None else references[i])
+    return [sheet.result() for sheet in sheets]
+
+
+class _Sheet:
+    """One image that its windows' scores are stitched on."""
+
+    def __init__(self, pixels: torch.Tensor, stride: int, tile: int, overlap: float, multiple: int) -> None:
+        shape = tuple(pixels.shape[1:])
+        self.pixels = pixels
+        self.todo = plan(shape, tile, overlap, multiple)
+        self._stride = stride
+        self._cells = tuple(n // stride for n in shape)
+        self._stitcher = Stitcher(self._cells, int(tile * overlap) // stride)
+        self._best: NDArray[np.float64] | None = None
+        self._neighbour: NDArray[np.int64] | None = None
+
+    def add(self, window: Window, scores: NDArray[Any], references: NDArray[Any] | None) -> None:
+        """Take in the scores ``(h', w')`` of a window, and the nearest references where there are any."""
+        at = tuple(slice(s.start // self._stride, s.stop // self._stride) for s in window)
+        self._stitcher.add(at, scores)
+        if references is None:
+            return
+        if self._best is None or self._neighbour is None:
+            self._best, self._neighbour = np.zeros(self._cells), np.zeros(self._cells, dtype=np.int64)
+        weight = self._stitcher.weight(at)
+        inner = weight > self._best[at]
+        self._best[at][inner] = weight[inner]
+        self._neighbour[at][inner] = references[inner]
+
+    def result(self) -> Grid:
+        """Return the whole."""
+        return Grid(self._stitcher.result(), self._neighbour)
 
 
 def _call(predictor: Predictor, batch: torch.Tensor, device: Device) -> Scores:
@@ -168,7 +273,7 @@ def _call(predictor: Predictor, batch: torch.Tensor, device: Device) -> Scores:
 
 
 class Engine:
-    """Models in memory, each loaded once for everyone in the process.
+    """Models in memory, each loaded once for everyone in the process; an `InferenceEngine`.
 
     Parameters
     ----------
@@ -180,6 +285,14 @@ class Engine:
         self.device = devices.choose(device)
         self._models: dict[tuple[Path, str], LoadedModel] = {}
         self._lock = threading.Lock()
+
+    def cards(self) -> tuple[ModelCard, ...]:
+        """Return the cards of the models that come with the suite; those in folders are found by `list_models`."""
+        return tuple(ModelCard.load(p.parent) for p in sorted(EMBEDDED_CARDS.glob(f"*/{CARD_NAME}")))
+
+    def card(self, model: str | Path) -> ModelCard:
+        """Return the card of a model without loading its network."""
+        return ModelCard.load(find(model))
 
     def load(self, model: str | Path) -> LoadedModel:
         """Return the model in a folder or with the id of an embedded card; a second call gives the same object.

@@ -8,7 +8,8 @@ The tree::
     ├── GeometryError          shapes, affines or units do not fit together
     ├── ModelError             a model folder, card or weights file is missing, damaged or unknown
     ├── FitError               a model cannot be made from the images given
-    └── DeviceError            the device asked for is absent, or out of memory on every rung
+    ├── DeviceError            the device asked for is absent, or out of memory on every rung
+    └── EngineError            the server that holds a model cannot be reached, refuses, or answers what makes no sense
 
 A message says what was expected, what came, and what to do next.
 """
@@ -54,3 +55,10 @@ class FitError(InspectionError):
 
 class DeviceError(InspectionError):
     """The device asked for is absent, or out of memory on every rung of the ladder."""
+
+
+class EngineError(InspectionError):
+    """The server that holds a model cannot be reached, refuses, or answers what makes no sense.
+
+    It says nothing about the image at hand: a batch stops at it instead of counting the image as failed.
+    """

@@ -1,6 +1,7 @@
 """The one way through: read -> prepare -> infer -> restore -> threshold -> findings.
 
 `predict` is the only place where these steps are put together. Command line, screening, plugins and servers call it.
+A model on a server is asked for the same prediction; there, this same function is called.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 from inspection_core.calibrate import p_value, p_values
 from inspection_core.confidence import with_confidence
 from inspection_core.device import Device
-from inspection_core.engine import Grid, LoadedModel
+from inspection_core.engine import Grid, LoadedModel, Model
 from inspection_core.errors import ModelError
 from inspection_core.findings import find, find_labelled
 from inspection_core.image import Image
@@ -72,7 +73,7 @@ def measure(image: Image, model: LoadedModel) -> Measured:
         If memory ran out on every rung of the ladder.
     """
     clock = Clock()
-    prepared = prepare(image, model.card)
+    prepared = prepare(image, model.card, model.most_voxels)
     unlike = _unlike(prepared, model)
     clock.lap("prepare")
     grid, rung = model.run(prepared.pixels)
@@ -96,7 +97,7 @@ def measure(image: Image, model: LoadedModel) -> Measured:
     )
 
 
-def predict(image: Image, model: LoadedModel) -> Prediction:
+def predict(image: Image, model: Model) -> Prediction:
     """Say what a model finds in an image.
 
     Parameters
@@ -104,7 +105,7 @@ def predict(image: Image, model: LoadedModel) -> Prediction:
     image
         2-D or 3-D, as the model's card says.
     model
-        From `inspection_core.engine.Engine.load`.
+        From the `load` of an `inspection_core.engine.InferenceEngine`.
 
     Returns
     -------
@@ -119,7 +120,11 @@ def predict(image: Image, model: LoadedModel) -> Prediction:
         If memory ran out on every rung of the ladder.
     ModelError
         If the network does not give what its card says.
+    EngineError
+        If the model is on a server that cannot be reached, or refuses.
     """
+    if not isinstance(model, LoadedModel):
+        return model.predict(image)
     if model.card.task == "segmentation":
         return _segment(image, model)
     measured = measure(image, model)
@@ -166,7 +171,7 @@ def _segment(image: Image, model: LoadedModel) -> Prediction:
             f'The model {card.id} segments, so its policy is "band". Got {card.policy.kind!r} on its card.'
         )
     clock = Clock()
-    prepared = prepare(image, card)
+    prepared = prepare(image, card, model.most_voxels)
     unlike = _unlike(prepared, model)
     clock.lap("prepare")
     foreground, rung = model.run_classes(prepared.pixels)

@@ -85,8 +85,10 @@ def inference_shape(shape: Sequence[int], preparation: Preparation) -> tuple[int
     return max(m, round(y * factor / m) * m), max(m, round(x * factor / m) * m)
 
 
-def prepare(image: Image, card: ModelCard) -> Prepared:
+def prepare(image: Image, card: ModelCard, most: int = MAX_VOXELS) -> Prepared:
     """Bring an image to the inference grid of a model.
+
+    The result follows from the values alone, to the bit: how the array lies in memory changes nothing.
 
     Parameters
     ----------
@@ -94,6 +96,8 @@ def prepare(image: Image, card: ModelCard) -> Prepared:
         ``(C, y, x)``, grey or RGB, in the type that the model was made from; ``(C, z, y, x)`` for models of scans.
     card
         Supplies channels, intensity window and inference size.
+    most
+        Voxels of the network's input, all channels together, above which the image is refused.
 
     Returns
     -------
@@ -111,13 +115,13 @@ def prepare(image: Image, card: ModelCard) -> Prepared:
 
     preparation = card.preparation
     if preparation.view != "image":
-        return prepare_volume(image, card)
+        return prepare_volume(image, card, most)
     if image.ndim != 2:
         raise ReadError(f"{image.name}: the model {card.id} takes 2-D images. Got {image.ndim} spatial axes.")
     _check_type(image, card)
     array, warnings = match_channels(image, card.channels)
     size = inference_shape(image.geometry.shape, preparation)
-    if len(array) * math.prod(size) > MAX_VOXELS:
+    if len(array) * math.prod(size) > most:
         raise ReadError(
             f"{image.name}: at the model's scale this image of {image.geometry.shape} would be {size} pixels, which is "
             "too large. Give a part of it, or fit a model with a larger --smallest-defect."
@@ -141,7 +145,7 @@ def _check_type(image: Image, card: ModelCard) -> None:
         )
 
 
-def prepare_volume(image: Image, card: ModelCard) -> Prepared:
+def prepare_volume(image: Image, card: ModelCard, most: int = MAX_VOXELS) -> Prepared:
     """Bring a scan to the inference grid of a model of volumes, or of their slices.
 
     Channels are found by name, normalised on the source's own voxels, turned to the card's orientation, cut to the
@@ -153,6 +157,8 @@ def prepare_volume(image: Image, card: ModelCard) -> Prepared:
         ``(C, z, y, x)``, or ``(C, y, x)``, which is a volume of one slice.
     card
         With the view ``"slices"`` or ``"volume"``.
+    most
+        As for `prepare`.
 
     Returns
     -------
@@ -182,7 +188,7 @@ def prepare_volume(image: Image, card: ModelCard) -> Prepared:
     spacing = (0.0, *image.geometry.spacing) if image.ndim == 2 else image.geometry.spacing
     resized, said = volume_shape(place.size, [spacing[a] for a in axes], image.geometry.unit, card)
     padded = _padded(resized, preparation)
-    if len(array) * math.prod(padded) > MAX_VOXELS:
+    if len(array) * math.prod(padded) > most:
         raise ReadError(
             f"{image.name}: at the model's spacing this scan of {shape} would be {padded} voxels, which is too large. "
             "Check the spacing in the file, or give a part of the scan."
@@ -284,11 +290,12 @@ def _normalisation(channel: NDArray[Any], preparation: Preparation) -> tuple[flo
         return low, 1 / (high - low) if high > low else 1.0, bad
     if preparation.normalise == "mean":
         low, _ = _bright_levels(channel)
-        values = _counted(channel, preparation)
+        values = _counted(np.ascontiguousarray(channel), preparation)
         mean = float(values.mean(dtype=np.float64)) - low if values.size else 0.0
         return low, 1 / mean if mean > 0 else 1.0, bad
     whole = preparation.foreground == "bright"
-    parts = [_counted(part, preparation) for part in (channel[None] if whole else channel)]
+    # Sums depend on the order of their terms, which numpy takes from the memory; a plane in C order has only one.
+    parts = [_counted(np.ascontiguousarray(part), preparation) for part in (channel[None] if whole else channel)]
     count = sum(p.size for p in parts)
     if not count:
         return 0.0, 1.0, bad
@@ -357,7 +364,7 @@ def match_channels(image: Image, channels: Sequence[str]) -> tuple[NDArray[Any],
         same = all(np.array_equal(image.array[0], other) for other in image.array[1:])
         if same:
             return image.array[:1], ()
-        grey = np.tensordot(np.asarray(LUMA, dtype=np.float32), image.array.astype(np.float32), axes=1)
+        grey = np.tensordot(np.asarray(LUMA, dtype=np.float32), image.array.astype(np.float32, order="C"), axes=1)
         return grey[None], ("colour image turned to grey, as the model takes",)
     if tuple(channels) == RGB and image.channels == GREY:
         return np.broadcast_to(image.array, (3, *image.geometry.shape)), ()

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from inspection_core.card import ModelCard
-from inspection_core.engine import LoadedModel
-from inspection_core.errors import InspectionError, UsageError
+from inspection_core.engine import Model
+from inspection_core.errors import EngineError, InspectionError, UsageError
 from inspection_core.image import Image
 from inspection_core.infer import Clock, predict
 from inspection_core.io.atomic import atomic_path
@@ -73,7 +73,7 @@ class Screening:
 
 def screen(
     source: Path,
-    model: LoadedModel,
+    model: Model,
     run: Path,
     *,
     paths: Sequence[Path] | None = None,
@@ -91,7 +91,7 @@ def screen(
     source
         Folder of images, searched to any depth.
     model
-        From `inspection_core.engine.Engine.load`.
+        From the `load` of an `inspection_core.engine.InferenceEngine`.
     run
         Folder for the results; continued if it holds a run of the same model.
     paths
@@ -189,12 +189,14 @@ def _read(path: Path) -> tuple[Path, str, Image | InspectionError]:
     return path, mark, image_or_error(path)
 
 
-def _one(name: str, mark: str, image: Image | InspectionError, model: LoadedModel, pictures: _Pictures) -> Row:
+def _one(name: str, mark: str, image: Image | InspectionError, model: Model, pictures: _Pictures) -> Row:
     clock = Clock()
     try:
         if isinstance(image, InspectionError):
             raise image
         prediction = predict(image, model)
+    except EngineError:  # says nothing about this image: the run stops, and goes on by the same command
+        raise
     except InspectionError as error:
         return Row(name, mark, "failed", error=utf8(str(error)))
     clock.lap("predict")
@@ -254,6 +256,8 @@ class _Pictures:
         return f"{self.folder.name}/{name}"
 
     def _read_good(self, name: str) -> Image | None:
+        if not self.good.name:  # a card from a server names no folder
+            return None
         path = (self.good / name).resolve()
         if not path.is_relative_to(self.good.resolve()):  # the name comes from a file
             return None

@@ -11,6 +11,9 @@ EXIF, CIPA DC-008.
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
@@ -35,6 +38,19 @@ MAX_PIXELS: Final = 400_000_000
 """Most pixels that are read."""
 MAX_BYTES: Final = 6_400_000_000
 """Largest decoded array, and largest file: `MAX_PIXELS` of four 32-bit values."""
+
+
+_MOST: ContextVar[int] = ContextVar("most", default=MAX_PIXELS)
+
+
+@contextmanager
+def at_most(pixels: int) -> Iterator[None]:
+    """Refuse images of more pixels than this inside the block, for a server that reads what strangers send."""
+    before = _MOST.set(min(pixels, MAX_PIXELS))
+    try:
+        yield
+    finally:
+        _MOST.reset(before)
 
 
 class RefusedError(Exception):
@@ -92,11 +108,12 @@ def check_size(width: int, height: int, bytes_per_pixel: int = 1) -> None:
     RefusedError
         If a side is 0 or above `MAX_SIDE`, or the pixels or bytes are too many.
     """
+    most = _MOST.get()
     if width < 1 or height < 1:
         raise RefusedError(f"has zero size: {width} x {height} pixels. Expected at least 1 x 1; write it again.")
-    if max(width, height) > MAX_SIDE or width * height > MAX_PIXELS:
+    if max(width, height) > MAX_SIDE or width * height > most:
         raise RefusedError(
-            f"claims {width} x {height} pixels. At most {MAX_SIDE} a side and {MAX_PIXELS} in all are read; "
+            f"claims {width} x {height} pixels. At most {MAX_SIDE} a side and {most} in all are read; "
             "cut it into tiles, or delete it if you do not know where it comes from."
         )
     if (size := width * height * bytes_per_pixel) > MAX_BYTES:
