@@ -63,9 +63,17 @@ class LoadedModel:
         grid, device
             The stitched result, and the rung of the memory ladder that it was made on.
         """
+        grids, rung = self.run_many([pixels])
+        return grids[0], rung
+
+    def run_many(self, images: Sequence[torch.Tensor]) -> tuple[list[Grid], Device]:
+        """Send several prepared images through the network; windows of equal size share its batches.
+
+        A batch has one fixed shape, whoever is in it, so each result is that of `run`.
+        """
         with self._lock:
             # What ran on a lower rung stays there until the next run, which moves it back where there is room.
-            return devices.on_ladder(self.device, lambda rung: self._run(pixels, rung))
+            return devices.on_ladder(self.device, lambda rung: self._run(images, rung))
 
     def run_classes(self, pixels: torch.Tensor) -> tuple[NDArray[Any], Device]:
         """Send prepared pixels ``(C, [d,] h, w)`` through a network that segments.
@@ -98,13 +106,17 @@ class LoadedModel:
         )
         return stitched[1:]
 
-    def _run(self, pixels: torch.Tensor, device: Device) -> Grid:
+    def _run(self, images: Sequence[torch.Tensor], device: Device) -> list[Grid]:
         self.predictor.to(device)
         preparation = self.card.preparation
         if preparation.view != "image":
             network, stride = self.predictor, self.predictor.stride
-            return Grid(sweep(lambda b: network(b).map[:, None], pixels, device, preparation, stride, 1)[0], None)
-        return run_windows(self.predictor, pixels, device, preparation.tile, preparation.overlap, preparation.multiple)
+
+            def scores(batch: torch.Tensor) -> torch.Tensor:
+                return network(batch).map[:, None]
+
+            return [Grid(sweep(scores, pixels, device, preparation, stride, 1)[0], None) for pixels in images]
+        return run_together(self.predictor, images, device, preparation.tile, preparation.overlap, preparation.multiple)
 
 
 def plan(shape: Sequence[int], tile: int, overlap: float, multiple: int) -> list[Window]:
@@ -118,36 +130,63 @@ def plan(shape: Sequence[int], tile: int, overlap: float, multiple: int) -> list
 def run_windows(
     predictor: Predictor, pixels: torch.Tensor, device: Device, tile: int, overlap: float, multiple: int
 ) -> Grid:
-    """Score all windows of an image and stitch them; the nearest reference is taken from a cell's innermost window."""
+    """Score all windows of an image and stitch them."""
+    return run_together(predictor, [pixels], device, tile, overlap, multiple)[0]
+
+
+def run_together(
+    predictor: Predictor, images: Sequence[torch.Tensor], device: Device, tile: int, overlap: float, multiple: int
+) -> list[Grid]:
+    """Score all windows of images and stitch them; windows of one size share batches, across images.
+
+    A batch always holds ``device.batch`` windows, padded with zeros, so that company changes nothing.
+    """
     import torch
 
-    shape = tuple(pixels.shape[1:])
-    cells = tuple(n // predictor.stride for n in shape)
-    todo = plan(shape, tile, overlap, multiple)
-    ramp = int(tile * overlap) // predictor.stride
-    stitcher = Stitcher(cells, ramp)
-    best: NDArray[np.float64] | None = None
-    neighbour: NDArray[np.int64] | None = None
-    for first in range(0, len(todo), device.batch):
-        part = todo[first : first + device.batch]
-        size = tuple(s.stop - s.start for s in part[0])
-        batch = torch.zeros((device.batch, pixels.shape[0], *size), dtype=torch.float32)
-        for slot, window in zip(batch, part, strict=False):
-            slot.copy_(pixels[(slice(None), *window)])
-        scores = _call(predictor, batch, device)
-        maps = scores.map.cpu().numpy()
-        references = None if scores.neighbour is None else scores.neighbour.cpu().numpy()
-        for i, window in enumerate(part):
-            at = tuple(slice(s.start // predictor.stride, s.stop // predictor.stride) for s in window)
-            stitcher.add(at, maps[i])
-            if references is not None:
-                if best is None or neighbour is None:
-                    best, neighbour = np.zeros(cells), np.zeros(cells, dtype=np.int64)
-                weight = stitcher.weight(at)
-                inner = weight > best[at]
-                best[at][inner] = weight[inner]
-                neighbour[at][inner] = references[i][inner]
-    return Grid(stitcher.result(), neighbour)
+    parts = [_Stitched(tuple(pixels.shape[1:]), predictor.stride, int(tile * overlap)) for pixels in images]
+    todo: dict[tuple[int, ...], list[tuple[int, Window]]] = {}
+    for i, pixels in enumerate(images):
+        for window in plan(tuple(pixels.shape[1:]), tile, overlap, multiple):
+            size = (pixels.shape[0], *(s.stop - s.start for s in window))
+            todo.setdefault(size, []).append((i, window))
+    for size, waiting in todo.items():
+        for first in range(0, len(waiting), device.batch):
+            part = waiting[first : first + device.batch]
+            batch = torch.zeros((device.batch, *size), dtype=torch.float32)
+            for slot, (i, window) in zip(batch, part, strict=False):
+                slot.copy_(images[i][(slice(None), *window)])
+            scores = _call(predictor, batch, device)
+            maps = scores.map.cpu().numpy()
+            references = None if scores.neighbour is None else scores.neighbour.cpu().numpy()
+            for k, (i, window) in enumerate(part):
+                parts[i].add(window, maps[k], None if references is None else references[k])
+    return [part.result() for part in parts]
+
+
+class _Stitched:
+    """The grid of one image as its windows come in; the nearest reference is taken from a cell's innermost window."""
+
+    def __init__(self, shape: tuple[int, ...], stride: int, overlap: int) -> None:
+        self.stride = stride
+        self.cells = tuple(n // stride for n in shape)
+        self.stitcher = Stitcher(self.cells, overlap // stride)
+        self.best: NDArray[np.float64] | None = None
+        self.neighbour: NDArray[np.int64] | None = None
+
+    def add(self, window: Window, score: NDArray[Any], references: NDArray[Any] | None) -> None:
+        at = tuple(slice(s.start // self.stride, s.stop // self.stride) for s in window)
+        self.stitcher.add(at, score)
+        if references is None:
+            return
+        if self.best is None or self.neighbour is None:
+            self.best, self.neighbour = np.zeros(self.cells), np.zeros(self.cells, dtype=np.int64)
+        weight = self.stitcher.weight(at)
+        inner = weight > self.best[at]
+        self.best[at][inner] = weight[inner]
+        self.neighbour[at][inner] = references[inner]
+
+    def result(self) -> Grid:
+        return Grid(self.stitcher.result(), self.neighbour)
 
 
 def _call(predictor: Predictor, batch: torch.Tensor, device: Device) -> Scores:

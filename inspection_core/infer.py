@@ -1,6 +1,7 @@
 """The one way through: read -> prepare -> infer -> restore -> threshold -> findings.
 
-`predict` is the only place where these steps are put together. Command line, screening, plugins and servers call it.
+`predict` is the only place where these steps are put together. Command line, plugins and servers call it; screening
+calls its three parts, `begin`, `forward` and `complete`, so that they overlap for different images.
 """
 
 from __future__ import annotations
@@ -58,6 +59,97 @@ class Measured:
     timings: dict[str, float]
 
 
+@dataclass(frozen=True, eq=False)
+class Begun:
+    """An image that is ready for the network.
+
+    Parameters
+    ----------
+    image
+        As it was read.
+    prepared
+        The network's input.
+    timings
+        Seconds of each step so far.
+    """
+
+    image: Image
+    prepared: Prepared
+    timings: dict[str, float]
+
+
+@dataclass(frozen=True, eq=False)
+class Forwarded:
+    """An image that has been through the network.
+
+    Parameters
+    ----------
+    begun
+        What went in; of a model that segments without the pixels, the largest array of all.
+    output
+        The `Grid` of an anomaly model, or the foreground probabilities ``(K, d', h', w')`` of one that segments.
+    rung
+        Of the memory ladder.
+    timings
+        Seconds of each step so far; what a batch took is shared out evenly.
+    """
+
+    begun: Begun
+    output: Grid | NDArray[Any]
+    rung: Device
+    timings: dict[str, float]
+
+
+def begin(image: Image, model: LoadedModel) -> Begun:
+    """Prepare an image for the network.
+
+    Raises
+    ------
+    ReadError
+        If the image is none that the model can take.
+    """
+    clock = Clock()
+    prepared = prepare(image, model.card)
+    clock.lap("prepare")
+    return Begun(image, prepared, clock.laps)
+
+
+def forward(ready: Sequence[Begun], model: LoadedModel) -> list[Forwarded]:
+    """Send images through the network together; each result is what the image alone would get.
+
+    Raises
+    ------
+    DeviceError
+        If memory ran out on every rung of the ladder.
+    ModelError
+        If the network does not give what its card says.
+    """
+    clock = Clock()
+    outputs: list[tuple[Grid | NDArray[Any], Device]]
+    if model.card.task == "segmentation":
+        _check_segmenter(model)
+        outputs = [model.run_classes(one.prepared.pixels) for one in ready]
+    else:
+        grids, rung = model.run_many([one.prepared.pixels for one in ready])
+        outputs = [(grid, rung) for grid in grids]
+    clock.lap("infer")
+    seconds = clock.laps["infer"] / max(1, len(ready))
+    return [
+        Forwarded(
+            _without_pixels(one) if model.card.task == "segmentation" else one,
+            output,
+            rung,
+            one.timings | {"infer": seconds},
+        )
+        for one, (output, rung) in zip(ready, outputs, strict=True)
+    ]
+
+
+def complete(done: Forwarded, model: LoadedModel) -> Prediction:
+    """Turn what the network gave into scores on the image's own grid, a verdict and findings."""
+    return _segmented(done, model) if model.card.task == "segmentation" else _scored(done, model)
+
+
 def measure(image: Image, model: LoadedModel) -> Measured:
     """Score an image: everything but thresholds. Calibration measures good images by the same way.
 
@@ -68,27 +160,29 @@ def measure(image: Image, model: LoadedModel) -> Measured:
     DeviceError
         If memory ran out on every rung of the ladder.
     """
+    (done,) = forward([begin(image, model)], model)
+    return _measured(done, model)
+
+
+def _measured(done: Forwarded, model: LoadedModel) -> Measured:
     clock = Clock()
-    prepared = prepare(image, model.card)
-    clock.lap("prepare")
-    grid, rung = model.run(prepared.pixels)
-    clock.lap("infer")
+    prepared, grid = done.begun.prepared, cast("Grid", done.output)
     predictor = model.predictor
     if prepared.placement is None:
         score = restore(grid.score, prepared.shape, prepared.source, predictor.stride, predictor.offset)
     else:
         score = restore_map(grid.score, prepared.placement, *_steps(model)).reshape(prepared.source)
     clock.lap("restore")
-    warnings = (*prepared.warnings, *_short_of_memory(model, rung))
+    warnings = (*prepared.warnings, *_short_of_memory(model, done.rung))
     return Measured(
         score=score,
         image_score=top_mean(grid.score, float(cast("Any", model.card.parameters.get("top", 0.0)))),
         peak=float(score.max()),
         grid=grid,
         prepared=prepared,
-        device=str(rung),
+        device=str(done.rung),
         warnings=warnings,
-        timings=clock.laps,
+        timings=done.timings | clock.laps,
     )
 
 
@@ -117,8 +211,14 @@ def predict(image: Image, model: LoadedModel) -> Prediction:
         If the network does not give what its card says.
     """
     if model.card.task == "segmentation":
-        return _segment(image, model)
-    measured = measure(image, model)
+        _check_segmenter(model)  # before any work
+    (done,) = forward([begin(image, model)], model)
+    return complete(done, model)
+
+
+def _scored(done: Forwarded, model: LoadedModel) -> Prediction:
+    image = done.begun.image
+    measured = _measured(done, model)
     clock = Clock()
     card = model.card
     cut = cuts(card.policy, card.calibration)
@@ -154,23 +254,28 @@ def predict(image: Image, model: LoadedModel) -> Prediction:
     )
 
 
-def _segment(image: Image, model: LoadedModel) -> Prediction:
-    """Predict with a network that gives class probabilities: the mask is the most probable class of each voxel."""
+def _check_segmenter(model: LoadedModel) -> None:
     card = model.card
     if card.policy.kind != "band":
         raise ModelError(
             f'The model {card.id} segments, so its policy is "band". Got {card.policy.kind!r} on its card.'
         )
-    clock = Clock()
-    prepared = prepare(image, card)
-    clock.lap("prepare")
-    foreground, rung = model.run_classes(prepared.pixels)
+
+
+def _without_pixels(one: Begun) -> Begun:
+    """Return what is left to know once an image has been through a network that segments."""
+    prepared = one.prepared
     place = prepared.placement or Placement.plain(prepared.source, prepared.shape)
-    notes = (*prepared.warnings, *_short_of_memory(model, rung))
-    del prepared  # the largest array of all
-    clock.lap("infer")
-    score, labels = restore_classes(foreground, place, *_steps(model))
-    del foreground
+    return replace(one, prepared=replace(prepared, pixels=prepared.pixels[..., :0].clone(), placement=place))
+
+
+def _segmented(done: Forwarded, model: LoadedModel) -> Prediction:
+    """Finish for a network that gives class probabilities: the mask is the most probable class of each voxel."""
+    card, image, prepared = model.card, done.begun.image, done.begun.prepared
+    clock = Clock()
+    notes = (*prepared.warnings, *_short_of_memory(model, done.rung))
+    place = cast("Placement", prepared.placement)
+    score, labels = restore_classes(cast("NDArray[Any]", done.output), place, *_steps(model))
     clock.lap("restore")
     shape = image.geometry.shape
     mask, findings = find_labelled(labels.reshape(shape), score.reshape(shape), image.geometry, card.classes)
@@ -189,8 +294,8 @@ def _segment(image: Image, model: LoadedModel) -> Prediction:
         model_id=card.id,
         model_version=card.version,
         model_sha256=card.weights_sha256,
-        device=str(rung),
-        timings=clock.laps,
+        device=str(done.rung),
+        timings=done.timings | clock.laps,
         warnings=(*notes, *cut.warnings),
         source=image.source,
     )
