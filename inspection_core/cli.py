@@ -257,9 +257,7 @@ def screen(
                 progress=lambda n, total: show("screening", n, total),
             )
         result.outputs.extend(map(str, done.outputs))
-        result.errors.extend(
-            {"path": row.path, "type": "ReadError", "message": row.error} for row in done.rows if row.status == "failed"
-        )
+        result.errors.extend({"path": path, "type": "ReadError", "message": why} for path, why in done.failures)
         result.warnings.extend(done.warnings)
         result.extra = {"counts": done.counts, "new": done.new, "seconds": done.seconds}
         if done.counts["failed"] and done.counts["failed"] == sum(done.counts.values()):

@@ -148,7 +148,7 @@ def write_results(job: Job) -> Written:
 def _volumes(job: Job) -> list[Path]:
     """Write mask and scores as NIfTI in the source's frame."""
     written = []
-    header = _frame(job.opened.header)
+    header = frame_of(job.opened.header)
     for name, array in (("mask", job.prediction.mask), ("score", job.prediction.score)):
         path = job.folder / f"{name}.nii.gz"
         kind = np.uint8 if name == "mask" else np.float32
@@ -158,7 +158,7 @@ def _volumes(job: Job) -> list[Path]:
     return written
 
 
-def _frame(header: Any) -> Any:
+def frame_of(header: Any) -> Any:
     """Return a NIfTI header with its forms, codes and unit, but without what tells of the source's values or origin."""
     if header is None:
         return None
@@ -180,11 +180,11 @@ def _overlay(job: Job) -> Written:
     """Draw the slice where the score peaks; a 2-D input's PNG is its mask."""
     if job.prediction.geometry.ndim == 2:
         return Written()
-    picture = render_overlay(job.opened.image, job.prediction, _window(job), score_scale(job.card))
+    picture = render_overlay(job.opened.image, job.prediction, display_window(job), score_scale(job.card))
     return Written((save_picture(job.folder / "overlay.png", picture),))
 
 
-def _window(job: Job) -> tuple[float, float]:
+def display_window(job: Job) -> tuple[float, float]:
     """Return raw intensities of black and white: the file's own, the model's, or those of the picture."""
     # Of a study, the DICOM image is the channel whose grid is used, and what is drawn is the first.
     if job.opened.dicom is not None and job.opened.dicom.windows and job.opened.dicom.image is job.opened.image:

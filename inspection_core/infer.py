@@ -1,7 +1,8 @@
 """The one way through: read -> prepare -> infer -> restore -> threshold -> findings.
 
-`predict` is the only place where these steps are put together. Command line, screening, plugins and servers call it.
-A model on a server is asked for the same prediction; there, this same function is called.
+`predict` is the only place where these steps are put together. Command line, plugins and servers call it; screening
+calls its three parts, `begin`, `forward` and `complete`, so that they overlap for different images. A model on a server
+is asked for the same prediction; there, this same function is called.
 """
 
 from __future__ import annotations
@@ -62,6 +63,109 @@ class Measured:
     timings: dict[str, float]
 
 
+@dataclass(frozen=True, eq=False)
+class Begun:
+    """An image that is ready for the network.
+
+    Parameters
+    ----------
+    image
+        As it was read.
+    prepared
+        The network's input; None where the network is in another process, which prepares itself.
+    timings
+        Seconds of each step so far.
+    unlike
+        Where the input is unlike those of training, in words.
+    """
+
+    image: Image
+    prepared: Prepared | None
+    timings: dict[str, float]
+    unlike: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class Forwarded:
+    """An image that has been through the network.
+
+    Parameters
+    ----------
+    begun
+        What went in; of a model that segments without the pixels, the largest array of all.
+    output
+        The `Grid` of an anomaly model, or the foreground probabilities ``(K, d', h', w')`` of one that segments, with
+        the spread as one channel more where the model gives it; a whole `Prediction` where another process made it.
+    rung
+        Of the memory ladder; None where another process knows.
+    timings
+        Seconds of each step so far; what a batch took is shared out evenly.
+    """
+
+    begun: Begun
+    output: Grid | NDArray[Any] | Prediction
+    rung: Device | None
+    timings: dict[str, float]
+
+
+def begin(image: Image, model: Model) -> Begun:
+    """Prepare an image for the network.
+
+    Raises
+    ------
+    ReadError
+        If the image is none that the model can take.
+    """
+    if not isinstance(model, LoadedModel):
+        return Begun(image, None, {})
+    clock = Clock()
+    prepared = prepare(image, model.card, model.most_voxels)
+    unlike = _unlike(prepared, model)
+    clock.lap("prepare")
+    return Begun(image, prepared, clock.laps, unlike)
+
+
+def forward(ready: Sequence[Begun], model: Model) -> list[Forwarded]:
+    """Send images through the network together; each result is what the image alone would get.
+
+    Raises
+    ------
+    DeviceError
+        If memory ran out on every rung of the ladder.
+    ModelError
+        If the network does not give what its card says.
+    """
+    if not isinstance(model, LoadedModel):
+        return [Forwarded(one, model.predict(one.image), None, one.timings) for one in ready]
+    clock = Clock()
+    pixels = [cast("Prepared", one.prepared).pixels for one in ready]
+    outputs: Sequence[tuple[Grid | NDArray[Any], Device]]
+    if model.card.task == "segmentation":
+        _check_segmenter(model)
+        outputs = [model.run_classes(one) for one in pixels]
+    else:
+        outputs = model.run_many(pixels)
+    clock.lap("infer")
+    seconds = clock.laps["infer"] / max(1, len(ready))
+    return [
+        Forwarded(
+            _without_pixels(one) if model.card.task == "segmentation" else one,
+            output,
+            rung,
+            one.timings | {"infer": seconds},
+        )
+        for one, (output, rung) in zip(ready, outputs, strict=True)
+    ]
+
+
+def complete(done: Forwarded, model: Model) -> Prediction:
+    """Turn what the network gave into scores on the image's own grid, a verdict and findings."""
+    if isinstance(done.output, Prediction):
+        return done.output
+    model = cast("LoadedModel", model)
+    return _segmented(done, model) if model.card.task == "segmentation" else _scored(done, model)
+
+
 def measure(image: Image, model: LoadedModel) -> Measured:
     """Score an image: everything but thresholds. Calibration measures good images by the same way.
 
@@ -72,28 +176,29 @@ def measure(image: Image, model: LoadedModel) -> Measured:
     DeviceError
         If memory ran out on every rung of the ladder.
     """
+    (done,) = forward([begin(image, model)], model)
+    return _measured(done, model)
+
+
+def _measured(done: Forwarded, model: LoadedModel) -> Measured:
     clock = Clock()
-    prepared = prepare(image, model.card, model.most_voxels)
-    unlike = _unlike(prepared, model)
-    clock.lap("prepare")
-    grid, rung = model.run(prepared.pixels)
-    clock.lap("infer")
+    prepared, grid = cast("Prepared", done.begun.prepared), cast("Grid", done.output)
     predictor = model.predictor
     if prepared.placement is None:
         score = restore(grid.score, prepared.shape, prepared.source, predictor.stride, predictor.offset)
     else:
         score = restore_map(grid.score, prepared.placement, *_steps(model)).reshape(prepared.source)
     clock.lap("restore")
-    warnings = (*prepared.warnings, *unlike, *_short_of_memory(model, rung))
+    warnings = (*prepared.warnings, *done.begun.unlike, *_short_of_memory(model, done.rung))
     return Measured(
         score=score,
         image_score=top_mean(grid.score, float(cast("Any", model.card.parameters.get("top", 0.0)))),
         peak=float(score.max()),
         grid=grid,
         prepared=prepared,
-        device=str(rung),
+        device=str(done.rung),
         warnings=warnings,
-        timings=clock.laps,
+        timings=done.timings | clock.laps,
     )
 
 
@@ -123,11 +228,15 @@ def predict(image: Image, model: Model) -> Prediction:
     EngineError
         If the model is on a server that cannot be reached, or refuses.
     """
-    if not isinstance(model, LoadedModel):
-        return model.predict(image)
-    if model.card.task == "segmentation":
-        return _segment(image, model)
-    measured = measure(image, model)
+    if isinstance(model, LoadedModel) and model.card.task == "segmentation":
+        _check_segmenter(model)  # before any work
+    (done,) = forward([begin(image, model)], model)
+    return complete(done, model)
+
+
+def _scored(done: Forwarded, model: LoadedModel) -> Prediction:
+    image = done.begun.image
+    measured = _measured(done, model)
     clock = Clock()
     card = model.card
     cut = cuts(card.policy, card.calibration)
@@ -163,26 +272,31 @@ def predict(image: Image, model: Model) -> Prediction:
     )
 
 
-def _segment(image: Image, model: LoadedModel) -> Prediction:
-    """Predict with a network that gives class probabilities: the mask is the most probable class of each voxel."""
+def _check_segmenter(model: LoadedModel) -> None:
     card = model.card
     if card.policy.kind != "band":
         raise ModelError(
             f'The model {card.id} segments, so its policy is "band". Got {card.policy.kind!r} on its card.'
         )
-    clock = Clock()
-    prepared = prepare(image, card, model.most_voxels)
-    unlike = _unlike(prepared, model)
-    clock.lap("prepare")
-    foreground, rung = model.run_classes(prepared.pixels)
+
+
+def _without_pixels(one: Begun) -> Begun:
+    """Return what is left to know once an image has been through a network that segments."""
+    prepared = cast("Prepared", one.prepared)
     place = prepared.placement or Placement.plain(prepared.source, prepared.shape)
-    notes = (*prepared.warnings, *unlike, *_short_of_memory(model, rung))
-    del prepared  # the largest array of all
-    clock.lap("infer")
+    return replace(one, prepared=replace(prepared, pixels=prepared.pixels[..., :0].clone(), placement=place))
+
+
+def _segmented(done: Forwarded, model: LoadedModel) -> Prediction:
+    """Finish for a network that gives class probabilities: the mask is the most probable class of each voxel."""
+    card, image, prepared = model.card, done.begun.image, cast("Prepared", done.begun.prepared)
+    clock = Clock()
+    notes = (*prepared.warnings, *done.begun.unlike, *_short_of_memory(model, done.rung))
+    place = cast("Placement", prepared.placement)
     shape = image.geometry.shape
+    foreground = cast("NDArray[Any]", done.output)
     score, labels = restore_classes(foreground[: len(card.classes)], place, *_steps(model))
     spread = restore_map(foreground[-1], place, *_steps(model)).reshape(shape) if model.spread else None
-    del foreground
     clock.lap("restore")
     mask, findings = find_labelled(
         labels.reshape(shape), score.reshape(shape), image.geometry, card.classes, spread=spread
@@ -204,8 +318,8 @@ def _segment(image: Image, model: LoadedModel) -> Prediction:
         model_id=card.id,
         model_version=card.version,
         model_sha256=card.weights_sha256,
-        device=str(rung),
-        timings=clock.laps,
+        device=str(done.rung),
+        timings=done.timings | clock.laps,
         warnings=(*notes, *cut.warnings),
         source=image.source,
     )
@@ -230,8 +344,8 @@ def _steps(model: LoadedModel) -> tuple[tuple[int, ...], tuple[float, ...]]:
     return (1, stride, stride), (0.0, offset, offset)
 
 
-def _short_of_memory(model: LoadedModel, rung: Device) -> tuple[str, ...]:
-    return () if rung == model.device else (f"memory ran short: done on {rung.name} with a batch of {rung.batch}",)
+def _short_of_memory(model: LoadedModel, rung: Device | None) -> tuple[str, ...]:
+    return () if rung is None or rung == model.device else (f"memory ran short: done on {rung.name} with a batch of {rung.batch}",)
 
 
 def top_mean(values: NDArray[np.floating[Any]], share: float) -> float:

@@ -205,24 +205,40 @@ def open_input(item: Input, channels: Sequence[str], choices: Choices | None = N
     return replace(opened, image=name_channels(opened.image, channels))
 
 
-def _folder(folder: Path, choices: Choices) -> Listing:
-    locked: list[Path] = []
-    pictures = list_images(folder, locked)
+def list_scans(folder: Path, choices: Choices | None = None, skip: Sequence[Path] = ()) -> Listing:
+    """Find what is no picture below a folder: scan files, and every series of DICOM.
+
+    Parameters
+    ----------
+    folder
+        Searched to any depth; hidden files and folders are left out.
+    choices
+        As for `list_inputs`.
+    skip
+        Folders that are left out.
+    """
+    choices = choices or Choices()
     scans: list[Path] = []
     rest: list[Path] = []
     for root, folders, names in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        folders[:] = sorted(name for name in folders if not name.startswith(".") and Path(root) / name not in skip)
         for path in (Path(root) / name for name in sorted(names) if not name.startswith(".")):
             if is_nifti(path) or is_volume(path):
                 scans += [path] if not path.name.lower().endswith((".img", ".img.gz")) else []  # its .hdr stands for it
             elif path.suffix.lower() not in RASTER_SUFFIXES and path.name.upper() != "DICOMDIR":
                 rest.append(path)
-    inputs = [Input("picture", str(p), "", (p,)) for p in pictures]
-    inputs += [Input("scan", str(p), "", (p,)) for p in scans]
+    inputs = [Input("scan", str(p), "", (p,)) for p in scans]
     dicom = _dicom(rest, folder, choices) if rest else Listing()
-    refused = [(str(path), f"{path.name} is a folder that cannot be listed; check who may read it.") for path in locked]
     found = (i for i in dicom.inputs if i.kind == "dicom")
-    return Listing((*inputs, *found), (*dicom.refused, *refused), dicom.found)
+    return Listing((*inputs, *found), dicom.refused, dicom.found)
+
+
+def _folder(folder: Path, choices: Choices) -> Listing:
+    locked: list[Path] = []
+    pictures = [Input("picture", str(p), "", (p,)) for p in list_images(folder, locked)]
+    scans = list_scans(folder, choices)
+    refused = [(str(path), f"{path.name} is a folder that cannot be listed; check who may read it.") for path in locked]
+    return Listing((*pictures, *scans.inputs), (*scans.refused, *refused), scans.found)
 
 
 def _dicom(paths: list[Path], given: Path, choices: Choices) -> Listing:

@@ -143,6 +143,10 @@ class ReportData:
         What the verdicts are called, by ``"OK"``, ``"REVIEW"`` and ``"NG"``; by the card's task if not given.
     created
         When; now, if not given.
+    counts
+        Number of all images by verdict and ``"failed"``, where `items` are not all of them.
+    unlisted
+        Scores of the others, for the histogram.
     """
 
     title: str
@@ -159,6 +163,8 @@ class ReportData:
     scale: tuple[float, float] | None = None
     wording: Mapping[str, str] | None = None
     created: datetime = field(default_factory=lambda: datetime.now(UTC))
+    counts: Mapping[str, int] | None = None
+    unlisted: Sequence[float] = ()
 
 
 def write_report(path: Path, data: ReportData, embed_limit: int = EMBED_LIMIT) -> Path:
@@ -186,7 +192,7 @@ def write_report(path: Path, data: ReportData, embed_limit: int = EMBED_LIMIT) -
         warnings.append(f"Picture files that could not be found and are not shown: {pictures.missing}.")
     wording = dict(data.wording or WORDING[data.card.task])
     calibration = data.card.calibration
-    histogram = _histogram(items, calibration.scores, data.threshold, data.review_threshold)
+    histogram = _histogram(items, calibration.scores, data.threshold, data.review_threshold, data.unlisted)
     content = {
         "items": rows,
         "words": wording,
@@ -203,7 +209,7 @@ def write_report(path: Path, data: ReportData, embed_limit: int = EMBED_LIMIT) -
         data=data,
         card=data.card,
         wording=wording,
-        counts=_counts(items),
+        counts=_counts(items) if data.counts is None else {"all": sum(data.counts.values()), **data.counts},
         truth=_truth_table(items),
         failures=[item for item in items if item.status == "failed"],
         listed=LISTED_FAILURES,
@@ -320,7 +326,11 @@ def _truth_table(items: Sequence[ReportItem]) -> list[dict[str, Any]]:
 
 
 def _histogram(
-    items: Sequence[ReportItem], calibration: Sequence[float], threshold: float, review: float | None
+    items: Sequence[ReportItem],
+    calibration: Sequence[float],
+    threshold: float,
+    review: float | None,
+    unlisted: Sequence[float] = (),
 ) -> dict[str, Any] | None:
     """Return counts a bin for the calibration scores and the screened images, by known label where there is one.
 
@@ -333,6 +343,8 @@ def _histogram(
         name = (item.truth or "label unknown") if labelled else "screened images"
         if item.score is not None and math.isfinite(item.score):
             groups.setdefault(name, []).append(item.score)
+    if len(unlisted):
+        groups.setdefault("label unknown" if labelled else "screened images", []).extend(unlisted)
     parts = [("calibration, good", [s for s in calibration if math.isfinite(s)]), *groups.items()]
     scores = np.concatenate([np.asarray(values, dtype=np.float64) for _, values in parts])
     if not scores.size:

@@ -278,18 +278,18 @@ def test_json_that_cannot_be_written(tmp_path):
 
 
 def test_an_interruption_exits_with_130_and_the_run_goes_on(images, fitted, out, result, monkeypatch):
-    from inspection_core import screen
+    from inspection_core import inspector
 
-    real = screen.predict
+    real = inspector.forward
     calls = []
 
-    def interrupted(image, model):
-        calls.append(image)
+    def interrupted(group, model):
+        calls.append(group)
         if len(calls) == 2:
             raise KeyboardInterrupt
-        return real(image, model)
+        return real(group, model)
 
-    monkeypatch.setattr(screen, "predict", interrupted)
+    monkeypatch.setattr(inspector, "forward", interrupted)
     arguments = ("screen", images, "-m", fitted.folder, "-o", out, "--json", result)
     code, _, said = run(*arguments)
     assert code == 130

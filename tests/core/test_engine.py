@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from inspection_core import engine
 from inspection_core.card import CARD_NAME, ModelCard, Preparation
 from inspection_core.device import Device
-from inspection_core.engine import Engine, LoadedModel, find, list_models, plan, run_windows
+from inspection_core.engine import Engine, LoadedModel, find, list_models, plan, run_together, run_windows
 from inspection_core.errors import DeviceError, ModelError
 from inspection_core.models import Scores
 
@@ -63,6 +63,19 @@ def test_batches_always_have_one_size(batch):
     run_windows(predictor, picture(64, 192), Device("cpu", batch), 64, 0.25, 16)
     assert len(predictor.batches) > 1 or batch == 4
     assert set(predictor.batches) == {(batch, 1, 64, 64)}
+
+
+def test_windows_of_several_images_share_batches_and_change_nothing():
+    images = [picture(64, 64), picture(64, 192), picture(32, 32), picture(64, 64)]
+    predictor, device = Blocks(), Device("cpu", batch=4)
+    together = run_together(predictor, images, device, 64, 0.25, 16)
+    shapes = [b[1:] for b in predictor.batches]
+    assert shapes.count((1, 64, 64)) < sum(len(plan(p.shape[1:], 64, 0.25, 16)) for p in images)  # fewer than windows
+    assert {b[0] for b in predictor.batches} == {4}
+    for pixels, grid in zip(images, together, strict=True):
+        alone = run_windows(Blocks(), pixels, device, 64, 0.25, 16)
+        assert np.array_equal(grid.score, alone.score)
+        assert np.array_equal(grid.neighbour, alone.neighbour)
 
 
 def test_a_model_without_a_memory_has_no_neighbours():

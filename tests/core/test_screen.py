@@ -9,13 +9,15 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from inspection_core import screen as module
+from inspection_core import inspector
 from inspection_core.card import Policy
 from inspection_core.engine import LoadedModel
 from inspection_core.errors import UsageError
+from inspection_core.io.identity import fingerprint
 from inspection_core.io.results import finding_json
 from inspection_core.io.store import RUN_DATABASE
-from inspection_core.screen import COLUMNS, fingerprint, screen
+from inspection_core.pictures import Pictures
+from inspection_core.screen import COLUMNS, screen
 
 HOSTILE = [
     'it\'s 50% "quoted".png',
@@ -43,8 +45,10 @@ def csv(run: Path) -> pd.DataFrame:
 def screened(monkeypatch) -> list[str]:
     """Return a list that fills with the names of the files that are read from here on."""
     names = []
-    read = module.image_or_error
-    monkeypatch.setattr(module, "image_or_error", lambda path: names.append(path.name) or read(path))
+    read = inspector.open_input
+    monkeypatch.setattr(
+        inspector, "open_input", lambda item, *rest: names.append(item.files[0].name) or read(item, *rest)
+    )
     return names
 
 
@@ -113,7 +117,7 @@ def test_pictures_of_good_patches_are_left_out_where_the_good_images_are_gone(fo
 def test_a_card_cannot_point_out_of_the_folder_of_good_images(tmp_path, model, parts):
     parts.write(tmp_path / "secret", [parts.brushed(1)])
     (tmp_path / "good").mkdir()
-    pictures = module._Pictures(tmp_path / "pictures", model.card)
+    pictures = Pictures(tmp_path / "pictures", model.card)
     pictures.good = tmp_path / "good"
     assert pictures._read_good("../secret/part00.png") is None
     assert pictures._read_good(str(tmp_path / "secret" / "part00.png")) is None
@@ -134,17 +138,17 @@ def test_bad_files_are_rows_and_stop_nothing(folder, model, tmp_path):
 
 
 def test_a_second_call_does_nothing_again(folder, model, tmp_path, monkeypatch):
-    first = screen(folder, model, tmp_path / "run")
+    first = screen(folder, model, tmp_path / "run").rows
     read = screened(monkeypatch)
     second = screen(folder, model, tmp_path / "run")
     assert read == []
     assert second.new == 0
-    assert second.rows == first.rows
+    assert second.rows == first
 
 
 def test_only_new_changed_and_failed_files_are_done_again(folder, model, parts, tmp_path, monkeypatch):
     (folder / "bad.png").write_bytes(b"no picture")
-    first = screen(folder, model, tmp_path / "run")
+    first = screen(folder, model, tmp_path / "run").rows
     parts.write(folder / "new", [parts.brushed(70)])
     parts.write(folder, [parts.hole(parts.brushed(71))])  # part00 is another one now
     os.utime(folder / "part00.png", ns=(1, 1))
@@ -152,7 +156,7 @@ def test_only_new_changed_and_failed_files_are_done_again(folder, model, parts, 
     second = screen(folder, model, tmp_path / "run")
     assert sorted(read) == ["bad.png", "part00.png", "part00.png"]
     assert second.new == 3
-    old, new = ({r.path: r for r in done.rows} for done in (first, second))
+    old, new = ({r.path: r for r in rows} for rows in (first, second.rows))
     assert new["part00.png"].score > old["part00.png"].score
     assert new["part01.png"] == old["part01.png"]
     assert "new/part00.png" in new
@@ -166,16 +170,16 @@ def test_a_deleted_file_is_forgotten(folder, model, tmp_path):
 
 
 def test_a_run_goes_on_after_an_interruption(folder, model, tmp_path, monkeypatch):
-    real = module.predict
+    real = inspector.forward
     calls = []
 
-    def second_is_interrupted(image, model):
-        calls.append(image.source.name)
+    def second_is_interrupted(group, model):
+        calls.append(group)
         if len(calls) == 2:
             raise KeyboardInterrupt
-        return real(image, model)
+        return real(group, model)
 
-    monkeypatch.setattr(module, "predict", second_is_interrupted)
+    monkeypatch.setattr(inspector, "forward", second_is_interrupted)
     with pytest.raises(KeyboardInterrupt):
         screen(folder, model, tmp_path / "run")
     assert (tmp_path / "run" / RUN_DATABASE).is_file()

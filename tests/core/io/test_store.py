@@ -2,6 +2,7 @@
 
 import os
 import sqlite3
+from dataclasses import replace
 
 import pytest
 
@@ -35,11 +36,10 @@ def test_a_second_row_of_a_path_replaces_the_first(tmp_path):
         assert list(store.rows()) == [FAILED]
 
 
-def test_failed_inputs_are_tried_again(tmp_path):
+def test_what_is_known_of_earlier_inputs(tmp_path):
     with RunStore(tmp_path) as store:
-        store.put(DONE)
-        store.put(FAILED)
-        assert store.fingerprints() == {"b/2.png": "12-34"}
+        store.put(replace(DONE, content="abc"), FAILED)
+        assert store.known() == {"b/2.png": ("12-34", "abc", True), "a.png": ("0-1", "", False)}
 
 
 def test_forget_removes_what_is_gone(tmp_path):

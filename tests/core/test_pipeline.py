@@ -1,0 +1,120 @@
+"""Stages that overlap: order, bounds, errors of any stage, and interruptions."""
+
+import threading
+import time
+
+import pytest
+
+from inspection_core import pipeline
+from inspection_core.pipeline import Finished, Stages
+
+
+def stages(read=lambda n: n, infer=list, finish=lambda n: n, record=lambda done: None, weight=lambda n: 1):
+    return Stages(read, weight, infer, finish, record)
+
+
+def test_results_come_in_the_order_of_the_inputs_whatever_takes_long():
+    done = []
+
+    def slow_first(n):
+        time.sleep(0.02 * (n % 3 == 0))
+        return Finished(-n) if n % 7 == 5 else n
+
+    pipeline.run(range(40), stages(read=slow_first, finish=slow_first_finish, record=done.extend), batch=4)
+    assert done == [-n if n % 7 == 5 else 10 * n for n in range(40)]
+
+
+def slow_first_finish(n):
+    time.sleep(0.01 * (n % 2))
+    return 10 * n
+
+
+def test_nothing_at_all():
+    pipeline.run([], stages())
+
+
+def test_batches_are_no_larger_than_asked_for():
+    seen = []
+    weights = stages(weight=lambda n: 2, infer=lambda group: seen.append(len(group)) or group)
+    pipeline.run(range(30), weights, batch=5)
+    assert sum(seen) == 30
+    assert max(seen) <= 3  # three of weight two fill five places
+
+
+def test_a_slow_end_holds_the_beginning_back():
+    begun, recorded = [], []
+    far = []
+
+    def record(done):
+        time.sleep(0.005)
+        recorded.extend(done)
+        far.append(len(begun) - len(recorded))
+
+    pipeline.run(range(300), stages(read=lambda n: begun.append(n) or n, record=record), depth=4)
+    assert len(recorded) == 300
+    assert max(far) < 90  # two queues, two pools and one group; not three hundred
+
+
+class Broken(Exception):
+    pass
+
+
+def breaks_at(number, error=Broken):
+    def stage(n):
+        if n == number:
+            raise error
+        return n
+
+    return stage
+
+
+BROKEN = {
+    "items": lambda: (breaks_at(20)(n) for n in range(100)),
+    "read": {"read": breaks_at(20)},
+    "infer": {"infer": lambda group: [breaks_at(20)(n) for n in group]},
+    "finish": {"finish": breaks_at(20)},
+}
+
+
+@pytest.mark.parametrize("stage", BROKEN)
+def test_an_error_of_a_stage_is_raised_and_what_was_before_it_is_recorded(stage):
+    done = []
+    broken = BROKEN[stage]
+    items = broken() if callable(broken) else range(100)
+    with pytest.raises(Broken):
+        pipeline.run(items, stages(record=done.extend, **({} if callable(broken) else broken)))
+    assert done == list(range(len(done)))
+    assert len(done) <= 20
+    if stage == "finish":
+        assert len(done) == 20
+    assert not [t for t in threading.enumerate() if t.name.startswith(("feed", "record", "read_", "finish_"))]
+
+
+def test_an_error_of_the_recording_is_raised():
+    def record(done):
+        raise OSError("full")
+
+    with pytest.raises(OSError, match="full"):
+        pipeline.run(range(1000), stages(record=record))
+
+
+def test_an_interruption_records_what_was_through_the_network():
+    done = []
+    with pytest.raises(KeyboardInterrupt):
+        pipeline.run(range(100), stages(infer=lambda g: [breaks_at(30, KeyboardInterrupt)(n) for n in g],
+                                        record=done.extend))  # fmt: skip
+    assert done == list(range(30))
+
+
+def test_inputs_that_trickle_in_are_done_at_once():
+    lags = []
+
+    def slowly():
+        for _ in range(5):
+            time.sleep(0.05)
+            yield time.perf_counter()
+
+    trickle = stages(record=lambda done: lags.extend(time.perf_counter() - began for began in done))
+    pipeline.run(slowly(), trickle, batch=16)
+    assert len(lags) == 5
+    assert sorted(lags)[2] < 0.05  # none waits for the next one
