@@ -89,7 +89,10 @@ def demo_scans(out: Path, *, device: str, say: Callable[[str], None], progress: 
     (folder / MARK).write_text("Made by inspection demo; the next demo replaces this folder.\n", encoding="utf-8")
     model = Engine(device).load(MODEL)
     say(f"Segmenting a {LABEL} ...")
-    items, lines, outputs, warnings = [], [], [], []
+    items: list[ReportItem] = []
+    outputs: list[Path] = []
+    lines: list[str] = []
+    warnings: list[str] = []
     studies = [("phantom (synthetic)", _phantom(folder / "input"))]
     if real := _patient(model):
         studies.append(real)

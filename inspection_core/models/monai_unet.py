@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from monai.networks.nets import UNet
+from monai.networks.nets.unet import UNet
 from torch import Tensor, nn
 
 from inspection_core.card import ModelCard

@@ -158,7 +158,7 @@ class TimmUNet:
     def to(self, device: Device) -> None:
         """Move the networks to another device."""
         for network in self.networks:
-            network.to(device.torch, memory_format=torch.channels_last)
+            network.to(device.torch).to(memory_format=torch.channels_last)
 
 
 def build(card: ModelCard) -> UNet:

@@ -103,7 +103,7 @@ class Augment:
         sample = dict(self.place(sample))  # type: ignore[arg-type]
         parts = []
         for name, change in zip(self.channels, self.values, strict=True):
-            parts.append(torch.as_tensor(change({name: sample[name]})[name]))  # type: ignore[index, call-overload]
+            parts.append(torch.as_tensor(change({name: sample[name]})[name]))
         parts = self._dropped(parts)
         labels = torch.as_tensor(sample["label"]).long()
         if not flat:

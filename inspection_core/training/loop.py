@@ -8,12 +8,12 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
-from monai.data import get_track_meta, set_track_meta
-from monai.losses import DiceCELoss
+from monai.data.meta_obj import get_track_meta, set_track_meta
+from monai.losses.dice import DiceCELoss
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
@@ -59,9 +59,9 @@ class Run:
         self.config, self.folder, self.device, self.fold = config, folder, device, fold
         self.network = network.to(device.torch)
         if config.card.preparation.view == "slices":
-            self.network = self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        decay = config.training.average
-        self.average = AveragedModel(self.network, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
+            self.network = self.network.to(memory_format=torch.channels_last)
+        moving: Any = get_ema_multi_avg_fn
+        self.average = AveragedModel(self.network, multi_avg_fn=moving(config.training.average), use_buffers=True)
         inner = {id(p) for p in encoder.parameters()} if encoder is not None else set()
         training = config.training
         groups = [
@@ -246,7 +246,7 @@ def probabilities(network: nn.Module, study: Study, card: ModelCard, device: Dev
     pixels = pad_to(study.pixels, preparation.multiple, flat, () if flat else preparation.window_size)
 
     def soft(batch: Tensor) -> Tensor:
-        return network(batch).softmax(dim=1)
+        return cast("Tensor", network(batch).softmax(dim=1))
 
     found = sweep(soft, pixels, device, preparation, 1, 1 + len(card.classes))
     return torch.from_numpy(found)[(slice(None), *(slice(n) for n in study.labels.shape))]
