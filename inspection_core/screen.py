@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from inspection_core import pipeline
-from inspection_core.engine import Model
+from inspection_core.engine import LoadedModel, Model
 from inspection_core.infer import Clock
 from inspection_core.inspector import Inspector, Moves, Task, Touched
 from inspection_core.io.identity import fingerprint
@@ -203,7 +203,8 @@ def _here(work: Session, inspector: Inspector, tasks: Callable[[], Iterator[Task
     store = work.store
     deaths = store.deaths()
     suspects = {name for name, death in deaths.items() if death.times >= SUSPECT}
-    stages, batch = inspector.stages(record), work.model.device.batch
+    stages = inspector.stages(record)
+    batch = work.model.device.batch if isinstance(work.model, LoadedModel) else 1
     pipeline.run(_marked(store, (task for task in tasks() if task.name not in suspects)), stages, batch=batch)
     if not suspects:
         return
