@@ -27,7 +27,7 @@ def predict(
     paths: Annotated[
         list[Path], typer.Argument(help="Images; NIfTI, NRRD or MetaImage; DICOM files; folders or zip archives.")
     ],
-    model: Annotated[str, typer.Option("--model", "-m", metavar="MODEL", help="Model folder, or id of a model.")],
+    model: Annotated[str, typer.Option("--model", "-m", metavar="MODEL", help="Model folder, id of a model, or bundle:PATH.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the results, one folder an input.")],
     formats: Annotated[
         str,
@@ -58,6 +58,9 @@ def predict(
     assume_mm: Annotated[
         bool, typer.Option("--assume-mm", help="Take a file that names no unit as millimetres.")
     ] = False,
+    trust_bundle: Annotated[
+        bool, typer.Option("--trust-bundle", help="Run the code that a bundle brings along. Read it first.")
+    ] = False,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
     json: Annotated[
         Path | None, typer.Option("--json", metavar="PATH", help="Write a machine-readable result here.")
@@ -67,8 +70,7 @@ def predict(
     from inspection_core.cli import console, outcome, progress_bars, say
 
     with outcome("predict", json) as result:
-        from inspection_core.card import ModelCard
-        from inspection_core.engine import Engine, find
+        from inspection_core.engine import Engine
         from inspection_core.export import Job, check_fit, check_formats, write_results
         from inspection_core.infer import predict as run
         from inspection_core.inputs import Choices, list_inputs, open_input
@@ -98,7 +100,8 @@ def predict(
         if not listing.inputs and not listing.refused:
             where = ", ".join(map(str, paths))
             raise UsageError(f"Found no PNG, JPEG, TIFF, BMP or WebP image, and no scan, in {where}.")
-        card = ModelCard.load(find(model))
+        engine = Engine(device)
+        card = engine.card(model, trust=trust_bundle)
         listing = for_channels(listing, card.channels, choices)
         inputs = listing.inputs
         check_fit(wanted, inputs)
@@ -106,7 +109,7 @@ def predict(
         for label, reason in listing.refused:
             result.fail(InspectionError(reason), label)
             say(f"inspection predict: {label}: {reason}")
-        loaded = Engine(device).load(model) if inputs else None
+        loaded = engine.load(model, trust=trust_bundle) if inputs else None
         predictions = []
         with progress_bars() as show:
             for done, item in enumerate(inputs, start=1):

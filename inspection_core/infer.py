@@ -22,7 +22,7 @@ from inspection_core.image import Image
 from inspection_core.models import Explaining
 from inspection_core.placement import Placement, restore_classes, restore_map
 from inspection_core.prediction import Finding, Prediction
-from inspection_core.prepare import Prepared, prepare, restore
+from inspection_core.prepare import Prepared, in_order, prepare, restore
 from inspection_core.threshold import cuts, map_cuts, verdict
 
 
@@ -162,16 +162,21 @@ def _segment(image: Image, model: LoadedModel) -> Prediction:
             f'The model {card.id} segments, so its policy is "band". Got {card.policy.kind!r} on its card.'
         )
     clock = Clock()
-    prepared = prepare(image, card)
-    clock.lap("prepare")
-    foreground, rung = model.run_classes(prepared.pixels)
-    place = prepared.placement or Placement.plain(prepared.source, prepared.shape)
-    notes = (*prepared.warnings, *_short_of_memory(model, rung))
-    del prepared  # the largest array of all
-    clock.lap("infer")
-    score, labels = restore_classes(foreground, place, *_steps(model))
-    del foreground
-    clock.lap("restore")
+    if model.hosted:
+        given, rung = model.segment(in_order(image, card.channels))
+        score, labels, notes = given.score, given.mask, (*given.warnings, *_short_of_memory(model, rung))
+        clock.lap("infer")
+    else:
+        prepared = prepare(image, card)
+        clock.lap("prepare")
+        foreground, rung = model.run_classes(prepared.pixels)
+        place = prepared.placement or Placement.plain(prepared.source, prepared.shape)
+        notes = (*prepared.warnings, *_short_of_memory(model, rung))
+        del prepared  # the largest array of all
+        clock.lap("infer")
+        score, labels = restore_classes(foreground, place, *_steps(model))
+        del foreground
+        clock.lap("restore")
     shape = image.geometry.shape
     mask, findings = find_labelled(labels.reshape(shape), score.reshape(shape), image.geometry, card.classes)
     cut = cuts(card.policy, card.calibration)
