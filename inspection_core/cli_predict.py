@@ -27,7 +27,9 @@ def predict(
     paths: Annotated[
         list[Path], typer.Argument(help="Images; NIfTI, NRRD or MetaImage; DICOM files; folders or zip archives.")
     ],
-    model: Annotated[str, typer.Option("--model", "-m", metavar="MODEL", help="Model folder, id of a model, or bundle:PATH.")],
+    model: Annotated[
+        str, typer.Option("--model", "-m", metavar="MODEL", help="Model folder, id of a model, or bundle:PATH.")
+    ],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the results, one folder an input.")],
     formats: Annotated[
         str,

@@ -29,7 +29,10 @@ ENTRY_POINTS = "inspection_core.models"
 
 MODELS: Mapping[str, str] = {
     "intensity-band": "inspection_core.models.intensity_band:load",
+    "onnx": "inspection_core.models.exported:load",
+    "openvino": "inspection_core.models.exported:load",
     "patch-memory": "inspection_core.models.patch_memory:load",
+    "torchscript": "inspection_core.models.exported:load",
 }
 """Architecture -> ``module:function`` that loads it. Strings, so that nothing is imported before it is used."""
 
@@ -40,6 +43,7 @@ FITTERS: Mapping[str, str] = {
 
 HOSTS: Mapping[str, str] = {
     "bundle": "inspection_core.models.bundle:open_bundle",
+    "nnunet": "inspection_core.models.nnunet:open_results",
 }
 """Models of other makers, named ``prefix:PATH`` -> ``open(path, device, trust) -> (ModelCard, Host)``."""
 

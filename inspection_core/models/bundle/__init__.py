@@ -1,9 +1,9 @@
 """MONAI bundles as models: ``bundle:PATH``, a folder or a zip archive.
 
-A bundle brings its own pre- and post-processing, and they are used: `run` puts them to work, `meta` makes a card of what
-the bundle says of itself, `labels` finds out what its mask means. Bundles come from strangers, and their format can run
-any code. So `config`, `expressions` and `components` build only what is known to be harmless, weights are loaded as
-tensors alone, and `files` trusts no archive. See ``docs/decisions/0026-bundles-without-their-code.md``.
+A bundle brings its own pre- and post-processing, and they are used: `run` puts them to work, `meta` makes a card of
+what the bundle says of itself, `labels` finds out what its mask means. Bundles come from strangers, and their format
+can run any code. So `config`, `expressions` and `components` build only what is known to be harmless, weights are
+loaded as tensors alone, and `files` trusts no archive. See ``docs/decisions/0026-bundles-without-their-code.md``.
 """
 
 from __future__ import annotations

@@ -12,31 +12,36 @@ from typing import Any
 
 from inspection_core.errors import ModelError
 
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
 SKIPPED = frozenset({"LoadImage", "EnsureChannelFirst", "AddChannel", "SaveImage", "DataStats"})
 """Transforms that this suite does itself, or that only report."""
 
-NETWORKS = frozenset(
-    "AHNet AttentionUnet BasicUNet BasicUNetPlusPlus BasicUnet BasicUnetPlusPlus DAF3D DiNTS DynUNet DynUnet FlexUNet "
-    "FlexibleUNet HighResNet MedNeXt MedNeXtBase MedNeXtLarge MedNeXtMedium MedNeXtSmall SegResNet SegResNetDS "
-    "SegResNetDS2 SegResNetVAE SwinUNETR TopologyInstance UNETR UNet Unet VNet".split()
+NETWORKS = _words(
+    "AHNet AttentionUnet BasicUNet BasicUNetPlusPlus BasicUnet BasicUnetPlusPlus DAF3D DiNTS DynUNet DynUnet "
+    "FlexUNet FlexibleUNet HighResNet MedNeXt MedNeXtBase MedNeXtLarge MedNeXtMedium MedNeXtSmall SegResNet "
+    "SegResNetDS SegResNetDS2 SegResNetVAE SwinUNETR TopologyInstance UNETR UNet Unet VNet"
 )
 INFERERS = frozenset({"SimpleInferer", "SlidingWindowInferer", "SlidingWindowInfererAdapt", "SliceInferer"})
-TRANSFORMS = frozenset(
-    "Activations AddCoordinateChannels AdjustContrast AsChannelLast AsDiscrete BorderPad CastToType CenterScaleCrop "
-    "CenterSpatialCrop ClipIntensityPercentiles ConcatItems ConvertToMultiChannelBasedOnBratsClasses CopyItems Crop "
-    "CropForeground DeleteItems DistanceTransformEDT DivisiblePad EnsureType FillHoles Flip ForegroundMask "
-    "FromMetaTensor GaussianSharpen GaussianSmooth HistogramNormalize Identity Invert KeepLargestConnectedComponent "
-    "LabelFilter LabelToMask Lambda MapLabelValue MaskIntensity MeanEnsemble MedianSmooth NormalizeIntensity "
-    "Orientation Pad RemoveSmallObjects RepeatChannel ResizeWithPadOrCrop Resize Rotate Rotate90 ScaleIntensity "
-    "ScaleIntensityRange ScaleIntensityRangePercentiles SelectItems ShiftIntensity Spacing SpatialCrop SpatialPad "
-    "SplitDim SqueezeDim StdShiftIntensity ThresholdIntensity ToDevice ToMetaTensor ToNumpy ToTensor Transpose "
-    "VoteEnsemble Zoom".split()
+TRANSFORMS = _words(
+    "Activations AddCoordinateChannels AdjustContrast AsChannelLast AsDiscrete BorderPad CastToType "
+    "CenterScaleCrop CenterSpatialCrop ClipIntensityPercentiles ConcatItems "
+    "ConvertToMultiChannelBasedOnBratsClasses CopyItems Crop CropForeground DeleteItems DistanceTransformEDT "
+    "DivisiblePad EnsureType FillHoles Flip ForegroundMask FromMetaTensor GaussianSharpen GaussianSmooth "
+    "HistogramNormalize Identity Invert KeepLargestConnectedComponent LabelFilter LabelToMask Lambda "
+    "MapLabelValue MaskIntensity MeanEnsemble MedianSmooth NormalizeIntensity Orientation Pad RemoveSmallObjects "
+    "RepeatChannel ResizeWithPadOrCrop Resize Rotate Rotate90 ScaleIntensity ScaleIntensityRange "
+    "ScaleIntensityRangePercentiles SelectItems ShiftIntensity Spacing SpatialCrop SpatialPad SplitDim SqueezeDim "
+    "StdShiftIntensity ThresholdIntensity ToDevice ToMetaTensor ToNumpy ToTensor Transpose VoteEnsemble Zoom"
 )
 """Without the ending ``d``, ``D`` or ``Dict`` of those that work on dictionaries."""
-LAYERS = frozenset(
+LAYERS = _words(
     "BatchNorm1d BatchNorm2d BatchNorm3d Conv1d Conv2d Conv3d ConvTranspose2d ConvTranspose3d Dropout Dropout2d "
-    "Dropout3d ELU Flatten GELU GroupNorm Identity InstanceNorm2d InstanceNorm3d LayerNorm LeakyReLU Linear LogSoftmax "
-    "MaxPool2d MaxPool3d ModuleList PReLU ReLU Sequential SiLU Sigmoid Softmax Softplus Tanh Upsample".split()
+    "Dropout3d ELU Flatten GELU GroupNorm Identity InstanceNorm2d InstanceNorm3d LayerNorm LeakyReLU Linear "
+    "LogSoftmax MaxPool2d MaxPool3d ModuleList PReLU ReLU Sequential SiLU Sigmoid Softmax Softplus Tanh Upsample"
 )
 _PACKAGES = {
     "monai.networks.nets": NETWORKS,

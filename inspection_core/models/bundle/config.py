@@ -191,9 +191,7 @@ class SafeConfig:
         if skipped(node):
             return _MISSING
         found = components.find(target, place)
-        arguments = {
-            k: self._part(v, f"{where}#{k}", depth) for k, v in node.items() if k not in _RESERVED
-        }
+        arguments = {k: self._part(v, f"{where}#{k}", depth) for k, v in node.items() if k not in _RESERVED}
         if "pretrained" in arguments:
             arguments["pretrained"] = False  # the bundle's weights come after, and nothing is to be downloaded
         mode = node.get("_mode_", "default")
@@ -203,7 +201,7 @@ class SafeConfig:
             return functools.partial(found, **arguments) if mode == "callable" else found(**arguments)
         except ModelError:
             raise
-        except Exception as error:  # noqa: BLE001 - arguments of strangers may fail in any way
+        except Exception as error:
             raise ModelError(f"{place}: {target} cannot be made: {_line(error)}.") from error
 
 

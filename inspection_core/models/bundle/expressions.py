@@ -63,14 +63,19 @@ FUNCTIONS: Mapping[str, Any] = {
 }  # fmt: skip
 """Names that an expression may use, with what they are."""
 
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
 METHODS: Mapping[type, frozenset[str]] = {
-    torch.Tensor: frozenset(
+    torch.Tensor: _words(
         "abs all any argmax amax amin bool byte clamp clip clone contiguous cpu detach dim dtype expand flatten float "
         "flip half int item logical_not long max mean min mul ndim numel permute reshape round shape sigmoid size "
-        "softmax squeeze sum swapaxes to transpose type unsqueeze view".split()
+        "softmax squeeze sum swapaxes to transpose type unsqueeze view"
     ),
     torch.nn.Module: frozenset({"to", "eval", "float", "half", "cpu", "cuda"}),
-    np.ndarray: frozenset("astype clip dtype max mean min ndim reshape shape squeeze sum transpose".split()),
+    np.ndarray: _words("astype clip dtype max mean min ndim reshape shape squeeze sum transpose"),
     dict: frozenset({"get", "items", "keys", "values"}),
     str: frozenset({"endswith", "lower", "split", "startswith", "strip", "upper"}),
     list: frozenset({"copy", "index", "count"}),
@@ -95,9 +100,7 @@ _COMPARE: Mapping[type, Callable[[Any, Any], Any]] = {
 }  # fmt: skip
 
 
-def evaluate(
-    text: str, where: str, refer: Callable[[str], Any], functions: Mapping[str, Any] = FUNCTIONS
-) -> Any:
+def evaluate(text: str, where: str, refer: Callable[[str], Any], functions: Mapping[str, Any] = FUNCTIONS) -> Any:
     """Return the value of an expression.
 
     Parameters
@@ -128,22 +131,20 @@ def evaluate(
         tree = ast.parse(REFERENCE.sub(name, text).strip(), mode="eval")
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         raise ModelError(f"{where} is no expression: {text[:80]!r}.") from error
-    walker = _Walker(where, {key: functools.cache(functools.partial(refer, value)) for key, value in references.items()},
-                     functions)  # fmt: skip
+    values = {key: functools.cache(functools.partial(refer, entry)) for key, entry in references.items()}
+    walker = _Walker(where, values, functions)
     try:
         return walker.value(tree.body, {})
     except ModelError:
         raise
     except RecursionError as error:
         raise ModelError(f"{where} is nested too deeply to be evaluated.") from error
-    except Exception as error:  # noqa: BLE001 - an expression of strangers may fail in any way
+    except Exception as error:
         raise ModelError(f"{where} cannot be evaluated: {error}.") from error
 
 
 class _Walker:
-    def __init__(
-        self, where: str, references: Mapping[str, Callable[[], Any]], functions: Mapping[str, Any]
-    ) -> None:
+    def __init__(self, where: str, references: Mapping[str, Callable[[], Any]], functions: Mapping[str, Any]) -> None:
         self.where = where
         self.references = references
         self.functions = functions
@@ -185,7 +186,7 @@ class _Walker:
             return self.references[node.id]()
         if node.id in self.functions:
             return self._bounded(node.id)
-        self.refuse(f"the name {node.id!r}")
+        return self.refuse(f"the name {node.id!r}")
 
     def _bounded(self, name: str) -> Any:
         if name == "range":
@@ -208,7 +209,7 @@ class _Walker:
         for kind, known in METHODS.items():
             if isinstance(value, kind) and node.attr in known:
                 return getattr(value, node.attr)
-        self.refuse(f".{node.attr} of a {type(value).__name__}")
+        return self.refuse(f".{node.attr} of a {type(value).__name__}")
 
     def _call(self, node: ast.Call, names: Mapping[str, Any]) -> Any:
         function = self.value(node.func, names)
@@ -312,7 +313,7 @@ class _Walker:
             for part, value in zip(target.elts, item, strict=True):
                 bound |= self._bind(part, value)
             return bound
-        self.refuse(f"a loop over {type(target).__name__}")
+        return self.refuse(f"a loop over {type(target).__name__}")
 
 
 def abs_of(value: Any) -> float:

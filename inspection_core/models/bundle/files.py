@@ -78,8 +78,10 @@ class Files:
                 with (self.path / name).open("rb") as file:
                     yield file
         except (OSError, zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError) as error:
-            if isinstance(error, RuntimeError) and not isinstance(error, NotImplementedError) and (
-                "password" not in str(error)
+            if (
+                isinstance(error, RuntimeError)
+                and not isinstance(error, NotImplementedError)
+                and ("password" not in str(error))
             ):
                 raise  # not of the archive: whoever reads from it may fail too
             raise ModelError(f"{name} of the bundle {self.path} cannot be read: {error}. Get it again.") from error
@@ -144,7 +146,9 @@ def _listed(folder: Path) -> Iterator[str]:
             raise ModelError(f"{folder} holds more than {MAX_MEMBERS} files, which no bundle does.")
         if not path.resolve().is_relative_to(folder):
             name = path.relative_to(folder).as_posix()
-            raise ModelError(f"The bundle {folder} has a link that leads out of it: {name}. Remove it, or copy the file.")
+            raise ModelError(
+                f"The bundle {folder} has a link that leads out of it: {name}. Remove it, or copy the file."
+            )
         if path.is_file():
             yield path.relative_to(folder).as_posix()
 

@@ -120,8 +120,8 @@ def find(tail: Sequence[Any], key: str, form: Format, ndim: int) -> Labels:
             found[value] = f"{form.outputs[a]} and {form.outputs[b]}"
     if not found or len(found) > 255:
         raise ModelError(
-            f"The bundle's post-processing gives {len(found)} labels; a mask holds 1 to 255. Its network's channels are "
-            f"{list(form.outputs[:8])}."
+            f"The bundle's post-processing gives {len(found)} labels; a mask holds 1 to 255. Its network's channels "
+            f"are {list(form.outputs[:8])}."
         )
     values = sorted(found)
     return Labels(tuple(found[v] for v in values), tuple(values))
@@ -135,6 +135,8 @@ def _through(transforms: Sequence[Any], key: str, on: Sequence[int], count: int,
             value = transform(value)
     except ModelError:
         raise
-    except Exception as error:  # noqa: BLE001 - expressions of strangers may fail in any way
-        raise ModelError(f"The bundle's post-processing fails on {count} channels: {' '.join(str(error).split())}.") from error
+    except Exception as error:
+        raise ModelError(
+            f"The bundle's post-processing fails on {count} channels: {' '.join(str(error).split())}."
+        ) from error
     return np.asarray(torch.as_tensor(value[key]), dtype=np.float64)

@@ -27,6 +27,8 @@ from inspection_core.models.bundle.labels import Labels
 PRED = "pred"
 _SCORE = "score of the suite"
 WEIGHTS = ("models/model.pt", "models/model.ts")
+STRAIGHT = 1e-5
+"""Axes whose cosines are off by no more than this are taken for those at right angles."""
 _NOT_IMAGES = ("label", "mask", "seg")
 
 
@@ -151,6 +153,7 @@ class Bundle:
         """Return the score ``(*spatial)`` and the bundle's final array ``(C, *spatial)``, axes in MONAI's order."""
         from monai.data import MetaTensor
         from monai.transforms import Invertd
+        from monai.utils import TraceKeys
 
         parts = self.parts
         meta = {"original_channel_dim": 0, "spatial_shape": np.array(pixels.shape[1:])}
@@ -160,6 +163,9 @@ class Bundle:
             for k, p in zip(parts.keys, split, strict=True)
         }
         data = parts.preprocessing(data)
+        for value in data.values():
+            for done in getattr(value, "applied_operations", ()):
+                done["id"] = TraceKeys.NONE  # so that a copy of the preprocessing can undo it, as many bundles ask for
         key = "image" if "image" in data else parts.keys[0]
         batch = torch.as_tensor(data[key]).to(device.torch)[None].float()
         with torch.autocast(device.torch.type, enabled=parts.amp and device.torch.type == "cuda"):
@@ -206,16 +212,23 @@ class Bundle:
 
 
 def affine_ras(geometry: Geometry) -> NDArray[np.float64]:
-    """Return the affine of an array ``(x, y[, z])`` in RAS, as MONAI has it, for a grid ``(z, y, x)`` in LPS."""
+    """Return the affine of an array ``(x, y[, z])`` in RAS, as MONAI has it, for a grid ``(z, y, x)`` in LPS.
+
+    Axes at right angles are made exactly so: MONAI lays its grid otherwise where they are off by the rounding of a
+    NIfTI header, and the same study from DICOM would come out differently.
+    """
     n = geometry.ndim
     turned = geometry.affine[:, [*range(n - 1, -1, -1), n]].copy()
     turned[:2] *= -1 if n == 3 else 1
+    spacing = np.linalg.norm(turned[:n, :n], axis=0)
+    left, _, right = np.linalg.svd(turned[:n, :n] / spacing)
+    if np.abs(left @ right - turned[:n, :n] / spacing).max() < STRAIGHT:
+        turned[:n, :n] = left @ right * np.round(spacing, 6)
+        turned[:n, :n][np.abs(turned[:n, :n]) < 1e-12] = 0
     return turned
 
 
-def build(
-    files: Files, settings: config.Config, raw: Any, device: Device, *, trust: bool
-) -> tuple[Parts, str]:
+def build(files: Files, settings: config.Config, raw: Any, device: Device, *, trust: bool) -> tuple[Parts, str]:
     """Build what a bundle's configuration says, and load its weights.
 
     Returns
@@ -266,7 +279,9 @@ def _network(files: Files, settings: config.Config, raw: Any, *, trust: bool) ->
     name = posixpath.normpath(path.removeprefix(root).lstrip("/")) if path else ""
     name = next((n for n in (name, *WEIGHTS) if n in files.names), "")
     if not name:
-        raise ModelError(f"The bundle {files.path} has no weights: expected {path or WEIGHTS[0]}. Get the whole bundle.")
+        raise ModelError(
+            f"The bundle {files.path} has no weights: expected {path or WEIGHTS[0]}. Get the whole bundle."
+        )
     if name.endswith((".ts", ".torchscript")):
         if not trust:
             raise ModelError(
@@ -295,9 +310,7 @@ def _state(files: Files, name: str, key: str, *, trust: bool) -> Any:
     import pickle
 
     try:
-        data = torch.load(
-            io.BytesIO(files.read(name, WEIGHTS_LIMIT)), map_location="cpu", weights_only=not trust
-        )
+        data = torch.load(io.BytesIO(files.read(name, WEIGHTS_LIMIT)), map_location="cpu", weights_only=not trust)
     except pickle.UnpicklingError as error:
         raise ModelError(
             f"The weights {name} of the bundle {files.path} hold more than tensors, and loading them would run code. "
