@@ -335,13 +335,12 @@ def models_show(
 ) -> None:
     """Show a model's card."""
     with outcome("models show", json) as result:
-        from inspection_core.card import ModelCard
-        from inspection_core.engine import find
+        from inspection_core.engine import Engine, find
         from inspection_core.io.results import finite_in
         from inspection_core.threshold import cuts
 
         folder = find(model)
-        card = ModelCard.load(folder)
+        card = Engine("cpu").card(model)
         result.inputs.append(str(folder))
         result.extra["card"] = finite_in(card.to_dict())  # an open end of a range is infinite
         # A list of hundreds of calibration scores says less than its cuts.

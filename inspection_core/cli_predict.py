@@ -28,7 +28,9 @@ def predict(
     paths: Annotated[
         list[Path], typer.Argument(help="Images; NIfTI, NRRD or MetaImage; DICOM files; folders or zip archives.")
     ],
-    model: Annotated[str, typer.Option("--model", "-m", metavar="MODEL", help="Model folder, or id of a model.")],
+    model: Annotated[
+        str, typer.Option("--model", "-m", metavar="MODEL", help="Model folder, id of a model, or bundle:PATH.")
+    ],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the results, one folder an input.")],
     formats: Annotated[
         str,
@@ -58,6 +60,9 @@ def predict(
     scaling: Annotated[str, typer.Option(help="Philips MR: precise or displayed values.")] = "precise",
     assume_mm: Annotated[
         bool, typer.Option("--assume-mm", help="Take a file that names no unit as millimetres.")
+    ] = False,
+    trust_bundle: Annotated[
+        bool, typer.Option("--trust-bundle", help="Run the code that a bundle brings along. Read it first.")
     ] = False,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
     engine: EngineUrl = None,
@@ -101,7 +106,7 @@ def predict(
             where = ", ".join(map(str, paths))
             raise UsageError(f"Found no PNG, JPEG, TIFF, BMP or WebP image, and no scan, in {where}.")
         models = chosen_engine(engine, token_file, ca, device)
-        card = models.card(model)
+        card = models.card(model, trust=trust_bundle)
         listing = for_channels(listing, card.channels, choices)
         inputs = listing.inputs
         check_fit(wanted, inputs)
@@ -109,7 +114,7 @@ def predict(
         for label, reason in listing.refused:
             result.fail(InspectionError(reason), label)
             say(f"inspection predict: {label}: {reason}")
-        loaded = models.load(model) if inputs else None
+        loaded = models.load(model, trust=trust_bundle) if inputs else None
         predictions = []
         with progress_bars() as show:
             for done, item in enumerate(inputs, start=1):

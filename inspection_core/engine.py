@@ -22,7 +22,7 @@ from inspection_core.confidence import temper
 from inspection_core.device import Device
 from inspection_core.errors import ModelError
 from inspection_core.image import Image
-from inspection_core.models import Predictor, Scores, Segmenter, load_predictor
+from inspection_core.models import HOSTS, Host, Predictor, Scores, Segmented, Segmenter, function, load_predictor
 from inspection_core.prediction import Prediction
 from inspection_core.prepare import MAX_VOXELS
 from inspection_core.sweep import sweep
@@ -109,6 +109,17 @@ class LoadedModel:
         with self._lock:
             return devices.on_ladder(self.device, lambda rung: self._run_classes(pixels, rung))
 
+    @property
+    def hosted(self) -> bool:
+        """Whether the model goes its own way from an image to a mask; `segment` is for such models alone."""
+        return isinstance(self.predictor, Host)
+
+    def segment(self, image: Image) -> tuple[Segmented, Device]:
+        """Send an image through a model of another maker; return what it gives, and the rung that it was made on."""
+        host = cast("Host", self.predictor)
+        with self._lock:
+            return devices.on_ladder(self.device, lambda rung: host.segment(image, rung))
+
     def _run_classes(self, pixels: torch.Tensor, device: Device) -> NDArray[Any]:
         network = cast("Segmenter", self.predictor)
         network.to(device)
@@ -165,17 +176,19 @@ class InferenceEngine(Protocol):
         """Return the cards of the models that can be had by their id."""
         ...
 
-    def card(self, model: str | Path) -> ModelCard:
-        """Return a model's card, which is cheap; `model` is as for `load`."""
+    def card(self, model: str | Path, *, trust: bool = False) -> ModelCard:
+        """Return a model's card, which is cheap; as for `load`."""
         ...
 
-    def load(self, model: str | Path) -> Model:
+    def load(self, model: str | Path, *, trust: bool = False) -> Model:
         """Return a model ready to predict; a second call gives the same object.
 
         Parameters
         ----------
         model
-            An id; in this process also a model's folder.
+            An id; in this process also a model's folder, or ``prefix:PATH`` of another maker's model.
+        trust
+            In this process: run the code that another maker's model brings along.
 
         Raises
         ------
@@ -290,12 +303,19 @@ class Engine:
         """Return the cards of the models that come with the suite; those in folders are found by `list_models`."""
         return tuple(ModelCard.load(p.parent) for p in sorted(EMBEDDED_CARDS.glob(f"*/{CARD_NAME}")))
 
-    def card(self, model: str | Path) -> ModelCard:
-        """Return the card of a model without loading its network."""
-        return ModelCard.load(find(model))
+    def card(self, model: str | Path, *, trust: bool = False) -> ModelCard:
+        """Return a model's card; of another maker's model it is made of what the model says of itself."""
+        return self.load(model, trust=trust).card if host_of(model) else ModelCard.load(find(model))
 
-    def load(self, model: str | Path) -> LoadedModel:
-        """Return the model in a folder or with the id of an embedded card; a second call gives the same object.
+    def load(self, model: str | Path, *, trust: bool = False) -> LoadedModel:
+        """Return a model; a second call gives the same object.
+
+        Parameters
+        ----------
+        model
+            Its folder, the id of an embedded card, or ``prefix:PATH`` with a prefix of `inspection_core.models.HOSTS`.
+        trust
+            Run the code that a model of another maker brings along; see ``docs/add-a-model.md``.
 
         Raises
         ------
@@ -303,16 +323,37 @@ class Engine:
             If there is no such model, or it is damaged.
         """
         folder = find(model)
-        card = ModelCard.load(folder)
-        key = (folder, card.weights_sha256)
+        prefix = host_of(model)
+        card = None if prefix else ModelCard.load(folder)
+        key = (folder, card.weights_sha256 if card else f"{prefix} {trust} {_stamp(folder)}")
         with self._lock:
             if key not in self._models:
-                self._models[key] = LoadedModel(card, folder, load_predictor(folder, card, self.device), self.device)
+                if card is None:
+                    card, predictor = function(HOSTS, prefix)(folder, self.device, trust=trust)
+                else:
+                    predictor = load_predictor(folder, card, self.device)
+                self._models[key] = LoadedModel(card, folder, predictor, self.device)
             return self._models[key]
 
 
+def host_of(model: str | Path) -> str:
+    """Return the prefix of ``prefix:PATH`` where it is one of `inspection_core.models.HOSTS`, else an empty text."""
+    prefix, colon, _ = str(model).partition(":")
+    return prefix if colon and prefix in HOSTS and not Path(model).exists() else ""
+
+
+def _stamp(path: Path) -> int:
+    """Return when a file, or anything in a folder, last changed."""
+    return max((p.stat().st_mtime_ns for p in (path, *path.rglob("*")) if p.exists()), default=0)
+
+
 def find(model: str | Path) -> Path:
-    """Return the folder of a model given as a folder or as the id of an embedded card."""
+    """Return the place of a model given as a folder, as the id of an embedded card, or as ``prefix:PATH``."""
+    if prefix := host_of(model):
+        path = Path(str(model).removeprefix(f"{prefix}:"))
+        if not path.exists():
+            raise ModelError(f"{model} names a model at {path}, where nothing is. Give the path of its folder or file.")
+        return path.resolve()
     path = Path(model)
     if path.is_dir():
         return path.resolve()

@@ -24,10 +24,10 @@ from inspection_core.errors import ModelError
 from inspection_core.findings import find, find_labelled
 from inspection_core.image import Image
 from inspection_core.input_check import check_input
-from inspection_core.models import Explaining
+from inspection_core.models import Explaining, Segmented
 from inspection_core.placement import Placement, restore_classes, restore_map
 from inspection_core.prediction import Finding, Prediction
-from inspection_core.prepare import Prepared, prepare, restore
+from inspection_core.prepare import Prepared, in_order, prepare, restore
 from inspection_core.threshold import cuts, map_cuts, verdict
 
 
@@ -72,7 +72,8 @@ class Begun:
     image
         As it was read.
     prepared
-        The network's input; None where the network is in another process, which prepares itself.
+        The network's input; None where the network is in another process, or another maker's: those prepare
+        themselves.
     timings
         Seconds of each step so far.
     unlike
@@ -95,7 +96,8 @@ class Forwarded:
         What went in; of a model that segments without the pixels, the largest array of all.
     output
         The `Grid` of an anomaly model, or the foreground probabilities ``(K, d', h', w')`` of one that segments, with
-        the spread as one channel more where the model gives it; a whole `Prediction` where another process made it.
+        the spread as one channel more where the model gives it; another maker's `Segmented`; a whole `Prediction` where
+        another process made it.
     rung
         Of the memory ladder; None where another process knows.
     timings
@@ -103,7 +105,7 @@ class Forwarded:
     """
 
     begun: Begun
-    output: Grid | NDArray[Any] | Prediction
+    output: Grid | NDArray[Any] | Segmented | Prediction
     rung: Device | None
     timings: dict[str, float]
 
@@ -118,6 +120,8 @@ def begin(image: Image, model: Model) -> Begun:
     """
     if not isinstance(model, LoadedModel):
         return Begun(image, None, {})
+    if model.hosted:
+        return Begun(in_order(image, model.card.channels), None, {})
     clock = Clock()
     prepared = prepare(image, model.card, model.most_voxels)
     unlike = _unlike(prepared, model)
@@ -138,13 +142,12 @@ def forward(ready: Sequence[Begun], model: Model) -> list[Forwarded]:
     if not isinstance(model, LoadedModel):
         return [Forwarded(one, model.predict(one.image), None, one.timings) for one in ready]
     clock = Clock()
-    pixels = [cast("Prepared", one.prepared).pixels for one in ready]
-    outputs: Sequence[tuple[Grid | NDArray[Any], Device]]
+    outputs: Sequence[tuple[Grid | NDArray[Any] | Segmented, Device]]
     if model.card.task == "segmentation":
         _check_segmenter(model)
-        outputs = [model.run_classes(one) for one in pixels]
+        outputs = [_classes(one, model) for one in ready]
     else:
-        outputs = model.run_many(pixels)
+        outputs = model.run_many([cast("Prepared", one.prepared).pixels for one in ready])
     clock.lap("infer")
     seconds = clock.laps["infer"] / max(1, len(ready))
     return [
@@ -156,6 +159,10 @@ def forward(ready: Sequence[Begun], model: Model) -> list[Forwarded]:
         )
         for one, (output, rung) in zip(ready, outputs, strict=True)
     ]
+
+
+def _classes(one: Begun, model: LoadedModel) -> tuple[NDArray[Any] | Segmented, Device]:
+    return model.segment(one.image) if one.prepared is None else model.run_classes(one.prepared.pixels)
 
 
 def complete(done: Forwarded, model: Model) -> Prediction:
@@ -282,27 +289,34 @@ def _check_segmenter(model: LoadedModel) -> None:
 
 def _without_pixels(one: Begun) -> Begun:
     """Return what is left to know once an image has been through a network that segments."""
-    prepared = cast("Prepared", one.prepared)
+    if one.prepared is None:
+        return one
+    prepared = one.prepared
     place = prepared.placement or Placement.plain(prepared.source, prepared.shape)
     return replace(one, prepared=replace(prepared, pixels=prepared.pixels[..., :0].clone(), placement=place))
 
 
 def _segmented(done: Forwarded, model: LoadedModel) -> Prediction:
     """Finish for a network that gives class probabilities: the mask is the most probable class of each voxel."""
-    card, image, prepared = model.card, done.begun.image, cast("Prepared", done.begun.prepared)
+    card, image, given = model.card, done.begun.image, done.output
     clock = Clock()
-    notes = (*prepared.warnings, *done.begun.unlike, *_short_of_memory(model, done.rung))
-    place = cast("Placement", prepared.placement)
     shape = image.geometry.shape
-    foreground = cast("NDArray[Any]", done.output)
-    score, labels = restore_classes(foreground[: len(card.classes)], place, *_steps(model))
-    spread = restore_map(foreground[-1], place, *_steps(model)).reshape(shape) if model.spread else None
+    spread: NDArray[np.float32] | None = None
+    if isinstance(given, Segmented):
+        score, labels, notes, inner = given.score, given.mask, given.warnings, 1.0
+    else:
+        prepared, foreground = cast("Prepared", done.begun.prepared), cast("NDArray[Any]", given)
+        place = cast("Placement", prepared.placement)
+        score, labels = restore_classes(foreground[: len(card.classes)], place, *_steps(model))
+        spread = restore_map(foreground[-1], place, *_steps(model)).reshape(shape) if model.spread else None
+        notes, inner = (*prepared.warnings, *done.begun.unlike), cells_in(place)
+    notes = (*notes, *_short_of_memory(model, done.rung))
     clock.lap("restore")
     mask, findings = find_labelled(
         labels.reshape(shape), score.reshape(shape), image.geometry, card.classes, spread=spread
     )
     del spread
-    findings = with_confidence(findings, card.calibration.finding, cells_in(place) / image.geometry.voxel_size)
+    findings = with_confidence(findings, card.calibration.finding, inner / image.geometry.voxel_size)
     cut = cuts(card.policy, card.calibration)
     image_score = max((f.confidence for f in findings), default=0.0)
     clock.lap("findings")
@@ -345,7 +359,11 @@ def _steps(model: LoadedModel) -> tuple[tuple[int, ...], tuple[float, ...]]:
 
 
 def _short_of_memory(model: LoadedModel, rung: Device | None) -> tuple[str, ...]:
-    return () if rung is None or rung == model.device else (f"memory ran short: done on {rung.name} with a batch of {rung.batch}",)
+    return (
+        ()
+        if rung is None or rung == model.device
+        else (f"memory ran short: done on {rung.name} with a batch of {rung.batch}",)
+    )
 
 
 def top_mean(values: NDArray[np.floating[Any]], share: float) -> float:

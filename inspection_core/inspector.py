@@ -190,8 +190,10 @@ class Inspector:
 
     def windows(self, ready: Ready) -> int:
         """Return how many places an input takes in a batch."""
-        if ready.begun.prepared is None or not isinstance(self.model, LoadedModel):
+        if not isinstance(self.model, LoadedModel):
             return 1  # on a server, which puts batches together
+        if ready.begun.prepared is None:
+            return self.model.device.batch
         preparation, shape = self.model.card.preparation, ready.begun.prepared.shape
         if preparation.view != "image" or self.model.card.task == "segmentation":
             return self.model.device.batch  # goes by itself

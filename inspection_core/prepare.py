@@ -350,6 +350,22 @@ def name_channels(image: Image, channels: Sequence[str]) -> Image:
     return replace(image, channels=tuple(channels), notes=(*image.notes, note))
 
 
+def in_order(image: Image, channels: Sequence[str]) -> Image:
+    """Return an image with the channels that a model takes, in their order; what was adapted is in its notes.
+
+    For models that bring their own preparation. A lone channel needs no name.
+
+    Raises
+    ------
+    ReadError
+        If the channels cannot be matched.
+    """
+    if len(channels) == len(image.channels) == 1:
+        return replace(image, channels=tuple(channels))
+    array, said = match_channels(image, channels)
+    return replace(image, array=array, channels=tuple(channels), notes=(*image.notes, *said))
+
+
 def match_channels(image: Image, channels: Sequence[str]) -> tuple[NDArray[Any], tuple[str, ...]]:
     """Return the image's array with the channels that a model takes, and what was adapted.
 

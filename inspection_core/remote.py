@@ -129,11 +129,11 @@ class RemoteEngine:
         """
         return tuple(self.card(name) for name in self._offer())
 
-    def card(self, model: str | Path) -> ModelCard:
+    def card(self, model: str | Path, *, trust: bool = False) -> ModelCard:
         """Return the card of a model that the server offers, by its id; as for `load`."""
         return self.load(model).card
 
-    def load(self, model: str | Path) -> RemoteModel:
+    def load(self, model: str | Path, *, trust: bool = False) -> RemoteModel:
         """Return a model that the server offers, by its id; a second call gives the same object.
 
         Raises

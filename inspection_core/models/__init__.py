@@ -12,23 +12,29 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast, runtime_checkable
 
 from inspection_core.card import ModelCard, Scalar
 from inspection_core.device import Device
 from inspection_core.errors import ModelError
+from inspection_core.image import Image
 from inspection_core.prediction import Neighbour
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
+    from numpy.typing import NDArray
 
 ENTRY_POINTS = "inspection_core.models"
 
 MODELS: Mapping[str, str] = {
     "intensity-band": "inspection_core.models.intensity_band:load",
     "monai-unet": "inspection_core.models.monai_unet:load",
+    "onnx": "inspection_core.models.exported:load",
+    "openvino": "inspection_core.models.exported:load",
     "patch-memory": "inspection_core.models.patch_memory:load",
     "timm-unet": "inspection_core.models.timm_unet:load",
+    "torchscript": "inspection_core.models.exported:load",
 }
 """Architecture -> ``module:function`` that loads it. Strings, so that nothing is imported before it is used."""
 
@@ -36,6 +42,12 @@ FITTERS: Mapping[str, str] = {
     "patch-memory": "inspection_core.models.patch_memory:PatchMemoryFitter",
 }
 """Architectures that can be fitted from good images alone -> the `Fitter` that does it."""
+
+HOSTS: Mapping[str, str] = {
+    "bundle": "inspection_core.models.bundle:open_bundle",
+    "nnunet": "inspection_core.models.nnunet:open_results",
+}
+"""Models of other makers, named ``prefix:PATH`` -> ``open(path, device, trust) -> (ModelCard, Host)``."""
 
 
 @dataclass(frozen=True)
@@ -88,6 +100,49 @@ class Segmenter(Protocol):
 
         `batch` is float32: ``(B, C, h, w)``; ``(B, (2 k + 1) * C, h, w)`` for slices with k neighbours on each side,
         all channels of the lowest plane first; or ``(B, C, d, h, w)`` for volumes.
+        """
+        ...
+
+    def to(self, device: Device) -> None:
+        """Move the model to another device."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class Segmented:
+    """What a `Host` gives for an image.
+
+    Parameters
+    ----------
+    score
+        float32 on the image's own grid, in [0, 1]: 1 - P(background).
+    mask
+        uint8 on the same grid: 0, or a class of the card, counted from 1.
+    warnings
+        What was adapted, in plain words.
+    """
+
+    score: NDArray[np.float32]
+    mask: NDArray[np.uint8]
+    warnings: tuple[str, ...] = ()
+
+
+@runtime_checkable
+class Host(Protocol):
+    """A model that goes its own way from an image to a mask, because its makers' pre- and post-processing belong to it.
+
+    `Predictor` and `Segmenter` are what to write for a new model: the core prepares, tiles and restores for them.
+    """
+
+    def segment(self, image: Image, device: Device) -> Segmented:
+        """Return score and mask on the image's own grid.
+
+        Raises
+        ------
+        ReadError
+            If the image is none that the model can take.
+        ModelError
+            If the model fails on it.
         """
         ...
 

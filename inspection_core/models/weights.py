@@ -47,6 +47,33 @@ def save(folder: Path, card: ModelCard, tensors: Mapping[str, torch.Tensor]) -> 
     return card
 
 
+def check(folder: Path, card: ModelCard) -> Path:
+    """Return the path of a model's weights, once they are known to be those of its card.
+
+    Raises
+    ------
+    ModelError
+        If the file is missing, or is not the one that the card was written for.
+    """
+    return check_file(Path(folder) / card.weights, card.weights_sha256)
+
+
+def check_file(path: Path, expected: str) -> Path:
+    """Return `path` if its hash is the expected one; see `check`."""
+    try:
+        digest = sha256(path)
+    except OSError as error:
+        raise ModelError(
+            f"The weights {path} cannot be read: {error.strerror}. Copy the whole model folder."
+        ) from error
+    if digest != expected:
+        raise ModelError(
+            f"The weights {path} are not those that the card was written for: expected SHA-256 "
+            f"{expected[:12]}..., got {digest[:12]}... Copy the model folder again, or fit it anew."
+        )
+    return path
+
+
 def load(folder: Path, card: ModelCard) -> dict[str, torch.Tensor]:
     """Read a model's tensors.
 
@@ -58,18 +85,7 @@ def load(folder: Path, card: ModelCard) -> dict[str, torch.Tensor]:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    path = Path(folder) / card.weights
-    try:
-        digest = sha256(path)
-    except OSError as error:
-        raise ModelError(
-            f"The weights {path} cannot be read: {error.strerror}. Copy the whole model folder."
-        ) from error
-    if digest != card.weights_sha256:
-        raise ModelError(
-            f"The weights {path} are not those that the card was written for: expected SHA-256 "
-            f"{card.weights_sha256[:12]}..., got {digest[:12]}... Copy the model folder again, or fit it anew."
-        )
+    path = check(folder, card)
     try:
         return dict(load_file(path))
     except SafetensorError as error:
