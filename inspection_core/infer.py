@@ -359,11 +359,9 @@ def _steps(model: LoadedModel) -> tuple[tuple[int, ...], tuple[float, ...]]:
 
 
 def _short_of_memory(model: LoadedModel, rung: Device | None) -> tuple[str, ...]:
-    return (
-        ()
-        if rung is None or rung == model.device
-        else (f"memory ran short: done on {rung.name} with a batch of {rung.batch}",)
-    )
+    if rung is None or rung == model.device:
+        return ()
+    return (f"memory ran short: done on {rung.name} with a batch of {rung.batch}",)
 
 
 def top_mean(values: NDArray[np.floating[Any]], share: float) -> float:
