@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from inspection_core import engine
 from inspection_core.card import CARD_NAME, ModelCard, Preparation
 from inspection_core.device import Device
-from inspection_core.engine import Engine, LoadedModel, find, list_models, plan, run_together, run_windows
+from inspection_core.engine import Engine, LoadedModel, find, list_models, plan, run_images, run_windows
 from inspection_core.errors import DeviceError, ModelError
 from inspection_core.models import Scores
 
@@ -68,7 +68,7 @@ def test_batches_always_have_one_size(batch):
 def test_windows_of_several_images_share_batches_and_change_nothing():
     images = [picture(64, 64), picture(64, 192), picture(32, 32), picture(64, 64)]
     predictor, device = Blocks(), Device("cpu", batch=4)
-    together = run_together(predictor, images, device, 64, 0.25, 16)
+    together = run_images(predictor, images, device, 64, 0.25, 16)
     shapes = [b[1:] for b in predictor.batches]
     assert shapes.count((1, 64, 64)) < sum(len(plan(p.shape[1:], 64, 0.25, 16)) for p in images)  # fewer than windows
     assert {b[0] for b in predictor.batches} == {4}
