@@ -25,6 +25,7 @@ from inspection_core.io.results import finding_json, utf8
 from inspection_core.io.store import Row, RunStore
 from inspection_core.io.stream import image_or_error, read_ahead
 from inspection_core.prediction import RESEARCH_USE, Prediction
+from inspection_core.reliability import FILE as DIAGRAM
 from inspection_core.render import render_overlay, render_pair, render_plain, save_picture, score_scale
 from inspection_core.report import Crop, ReportData, ReportItem, write_report
 from inspection_core.threshold import cuts
@@ -153,6 +154,7 @@ def screen(
             warnings=cut.warnings,
             command=command,
             scale=pictures.scale,
+            reliability=_diagram(model.folder),
         ),
     )
     counts = dict.fromkeys(("OK", "REVIEW", "NG", "failed"), 0)
@@ -167,6 +169,11 @@ def screen(
         outputs=(*outputs, report),
         warnings=cut.warnings,
     )
+
+
+def _diagram(folder: Path) -> Path | None:
+    """Return the reliability diagram that came with a model, if any."""
+    return path if (path := folder / DIAGRAM).is_file() else None
 
 
 def _card_mark(card: ModelCard) -> str:
