@@ -158,17 +158,18 @@ def _measure(case: Case, model: LoadedModel, kept: _Gathered, out: Path | None, 
     row = _row(case.name, prediction, reference, card, counts, tolerance)
     truth = reference > 0
     where = near(truth | (prediction.mask > 0))
+    item = _item(row, image, prediction, card, seconds, out)
+    # From here on nothing can fail, so a case counts in all figures or in none.
     kept.around.add(prediction.score[where], truth[where])
     for plane, true in zip(prediction.score, truth, strict=True):
         kept.whole.add(plane.ravel(), true.ravel())
-    # From here on nothing can fail but the pictures, so a case counts in all figures or in none.
     kept.rows.append(row | {"seconds": round(seconds, 3)})
     kept.findings += [(case.name, f, bool(t)) for f, t in zip(prediction.findings, counts.true, strict=True)]
     kept.confidence.append([f.confidence for f in prediction.findings])
     kept.counts.append(counts)
     kept.units.add(prediction.geometry.unit)
     kept.device = prediction.device
-    kept.items.append(_item(row, image, prediction, card, seconds, out))
+    kept.items.append(item)
 
 
 def _classes(reference: NDArray[np.uint8], card: ModelCard, name: str, warnings: list[str]) -> NDArray[np.uint8]:
