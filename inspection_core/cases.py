@@ -52,8 +52,15 @@ class Case:
     kind: str
 
 
-def find_cases(dataset: Path) -> list[Case]:
+def find_cases(dataset: Path, *, lenient: bool = False) -> list[Case]:
     """List the studies of a dataset, by name.
+
+    Parameters
+    ----------
+    dataset
+        Folder with ``images`` and ``masks``.
+    lenient
+        List cases without a mask too; `read_case` then refuses them one by one.
 
     Raises
     ------
@@ -74,7 +81,7 @@ def find_cases(dataset: Path) -> list[Case]:
     if not found:
         raise UsageError(f"{images} holds no scan and no PATIENT_SLICE image.")
     lonely = [c.name for c in found if not c.masks]
-    if lonely:
+    if lonely and not (lenient and len(lonely) < len(found)):
         raise UsageError(
             f"{len(lonely)} of {len(found)} cases in {dataset} have no mask, {lonely[0]} first. "
             "Add the masks, or take the images away."
@@ -142,6 +149,8 @@ def read_case(case: Case, channels: Sequence[str]) -> tuple[Image, NDArray[np.ui
     ReadError
         If a file cannot be read, or image and mask do not lie on one grid.
     """
+    if not case.masks:
+        raise ReadError(f"{case.name} has no mask, or not one for each slice.")
     if case.kind == "slices":
         image = read_slices(case.images, channels)
         mask = np.stack([_binary(p) for p in case.masks])
@@ -173,10 +182,36 @@ def read_slices(paths: Sequence[Path], channels: Sequence[str]) -> Image:
         if plane.array.shape != shape:
             raise ReadError(f"{path.name}: slices of a study have one size, {shape}. Got {plane.array.shape}.")
     if shape[0] != len(channels):
-        raise ReadError(f"{paths[0].name}: expected the channels {', '.join(channels)}. Got {shape[0]}.")
+        there = ", ".join(planes[0].channels)
+        raise ReadError(
+            f"{paths[0].name}: the model takes the channels {', '.join(channels)}, as the colours of the slices in "
+            f"this order. Got {shape[0]} ({there})."
+        )
     array = np.stack([p.array for p in planes], axis=1)
-    notes = (f"slices have no spacing: sizes are in voxels; channels taken as {', '.join(channels)}",)
-    return Image(array, Geometry.pixels(array.shape[1:]), tuple(channels), paths[0].parent, notes)
+    notes = [f"slices have no spacing: sizes are in voxels; channels taken as {', '.join(channels)}"]
+    numbers = [int(match["slice"]) for p in paths if (match := SLICE.fullmatch(p.stem))]
+    if missing := sorted(set(range(min(numbers), max(numbers) + 1)) - set(numbers)) if numbers else []:
+        listed = ", ".join(map(str, missing[:6])) + (", ..." if len(missing) > 6 else "")
+        notes.append(f"slices are missing ({listed}): their neighbours are taken as next to each other")
+    return Image(array, Geometry.pixels(array.shape[1:]), tuple(channels), paths[0].parent, tuple(notes))
+
+
+def stacked(paths: Sequence[Path]) -> dict[tuple[Path, str], tuple[Path, ...]]:
+    """Return the slices of each study among pictures, by folder and patient, ordered by slice number.
+
+    A picture whose name does not end in a number, or that stands alone, is no study and left out.
+    """
+    found: dict[tuple[Path, str], list[tuple[int, Path]]] = {}
+    for path in paths:
+        if match := SLICE.fullmatch(path.stem):
+            found.setdefault((path.parent, match["patient"]), []).append((int(match["slice"]), path))
+    return {key: tuple(p for _, p in sorted(some)) for key, some in found.items() if len(some) > 1}
+
+
+def _check_numbers(case: Case, channels: Sequence[str]) -> None:
+    there = {int(match["channel"]) for p in case.images if (match := NUMBERED.fullmatch(_stem(p)))}
+    if missing := [f"{name} (_{k:04d})" for k, name in enumerate(channels) if k not in there]:
+        raise ReadError(f"{case.name} lacks {', '.join(missing)}; expected the channels {', '.join(channels)}.")
 
 
 def _binary(path: Path) -> NDArray[np.uint8]:
@@ -186,6 +221,8 @@ def _binary(path: Path) -> NDArray[np.uint8]:
 
 
 def _read_scans(case: Case, channels: Sequence[str]) -> Image:
+    if case.kind == "channels":
+        _check_numbers(case, channels)
     parts = [read_scan(p) for p in case.images]
     for path, part in zip(case.images, parts, strict=True):
         if not part.geometry.is_close(parts[0].geometry, tolerance=1e-2):

@@ -273,24 +273,40 @@ def show_counts(counts: dict[str, int]) -> str:
 @app.command()
 def evaluate(
     model: Annotated[str, typer.Argument(help="Model folder, or id of a model.")],
-    dataset: Annotated[Path, typer.Argument(help="MVTec-style folder: test/good, test/DEFECT, ground_truth/DEFECT.")],
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder for a row an image.")] = None,
+    dataset: Annotated[
+        Path,
+        typer.Argument(
+            help="MVTec-style folder: test/good, test/DEFECT, ground_truth/DEFECT. For models that segment: images and "
+            "masks, as CASE.nii.gz, as images/CASE_0000.nii.gz one file a channel, or as PATIENT_SLICE.png."
+        ),
+    ],
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder for a row an image; scans: a report.")] = None,
     device: DeviceName = "auto",
     json: Json = None,
 ) -> None:
     """Measure a model against ground truth."""
     with outcome("evaluate", json) as result:
+        from inspection_core import evaluate as anomaly
+        from inspection_core import evaluate_segmentation as segmentation
         from inspection_core.engine import Engine
-        from inspection_core.evaluate import evaluate as run
-        from inspection_core.evaluate import table
 
         result.inputs.append(str(dataset))
+        loaded = Engine(device).load(model)
+        names = ("evaluation.csv",)
         with progress_bars() as show:
-            figures = run(
-                Engine(device).load(model), dataset, out=out, progress=lambda n, total: show("evaluating", n, total)
-            )
+            if loaded.card.task == "segmentation":
+                names = ("evaluation.csv", "findings.csv", "reliability.svg", "report.html")
+                command = f"inspection evaluate {model} {dataset}"
+                figures = segmentation.evaluate(
+                    loaded, dataset, out=out, command=command, progress=lambda n, total: show("evaluating", n, total)
+                )
+            else:
+                figures = anomaly.evaluate(
+                    loaded, dataset, out=out, progress=lambda n, total: show("evaluating", n, total)
+                )
+        table = segmentation.table if loaded.card.task == "segmentation" else anomaly.table
         if out is not None:
-            result.outputs.append(str(out / "evaluation.csv"))
+            result.outputs.extend(str(out / name) for name in names)
         result.errors.extend(figures.pop("errors"))
         result.warnings.extend(figures.pop("warnings"))
         result.extra = figures

@@ -82,7 +82,7 @@ def predict(
         from inspection_core.io.dicom.volume import Scaling
         from inspection_core.io.results import findings_json
         from inspection_core.io.study import Allowed
-        from inspection_core.studies import for_channels
+        from inspection_core.studies import for_channels, stacks
 
         wanted = check_formats([f.strip() for f in formats.split(",") if f.strip()])
         if segments not in (None, "finding", "class"):
@@ -107,6 +107,8 @@ def predict(
             raise UsageError(f"Found no PNG, JPEG, TIFF, BMP or WebP image, and no scan, in {where}.")
         models = chosen_engine(engine, token_file, ca, device)
         card = models.card(model, trust=trust_bundle)
+        if card.preparation.view != "image":
+            listing = stacks(listing)
         listing = for_channels(listing, card.channels, choices)
         inputs = listing.inputs
         check_fit(wanted, inputs)
@@ -156,7 +158,7 @@ def predict(
                         show_prediction(
                             prediction,
                             card.task,
-                            item.name if item.kind == "dicom" or item.parts else item.files[0].name,
+                            item.name if item.kind in ("dicom", "stack") or item.parts else item.files[0].name,
                         )
                 show("predicting", done, len(inputs))
         result.extra["predictions"] = predictions

@@ -7,12 +7,15 @@ voxels inside regions and not with the number of regions times the size of the m
 Diameters are distances in the grid's unit, through its affine. Each voxel counts as the diamond between the centres
 of its in-plane faces, the convention of scikit-image's ``feret_diameter_max`` (which differs by a tenth of a pixel or
 so, as it first draws the convex hull in pixels): a single voxel is one spacing long, and n voxels in a row are n. In
-3-D they are measured in slices along axis 0, as RECIST 1.1 does: the longest diameter in any slice, and the largest
-extent at right angles to it in that slice. Parts of a region that a slice shows apart count as one.
+3-D they are measured in slices, in the plane of acquisition, as RECIST 1.1 does: the longest diameter in any slice, and
+the largest extent at right angles to it in that slice. Slices lie along the axis whose spacing differs from the two
+others', however the array was turned, and along axis 0 where none does. Parts of a region that a slice shows apart
+count as one.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -28,6 +31,8 @@ IntArray = NDArray[np.int64]
 Floats = NDArray[np.floating[Any]]
 PValues = Callable[[Floats], FloatArray]
 
+SAME_SPACING = 0.01
+"""Two spacings are the same within this share of them."""
 TIE = 1e-9
 """Two diameters are the same within this share of them; rounding must not choose between equal ones."""
 SIZE_UNITS = {("px", 2): "px", ("px", 3): "vox", ("mm", 2): "mm2", ("mm", 3): "mm3"}
@@ -291,8 +296,9 @@ def _findings(
     world = geometry.index_to_world(table.centroid)
     size = table.size * geometry.voxel_size
     found = []
+    order = _slice_order(geometry)
     for i, runs in enumerate(table.runs):
-        long_axis, short_axis = _diameters(runs, geometry)
+        long_axis, short_axis = _diameters(runs if order[0] == 0 else _turned(runs, order), geometry, order[-2:])
         found.append(
             Finding(
                 id=i + 1,
@@ -315,10 +321,37 @@ def _findings(
     return tuple(found)
 
 
-def _diameters(runs: IntArray, geometry: Geometry) -> tuple[float, float]:
+def _slice_order(geometry: Geometry) -> tuple[int, ...]:
+    """Return the axes of a grid with that across the plane of acquisition first."""
+    axes = tuple(range(geometry.ndim))
+    if geometry.ndim == 2:
+        return axes
+    for axis in axes:
+        a, b = (geometry.spacing[k] for k in axes if k != axis)
+        if math.isclose(a, b, rel_tol=SAME_SPACING) and not math.isclose(
+            geometry.spacing[axis], a, rel_tol=SAME_SPACING
+        ):
+            return (axis, *(k for k in axes if k != axis))
+    return axes
+
+
+def _turned(runs: IntArray, order: Sequence[int]) -> IntArray:
+    """Return the runs of a region's voxels with their axes in another order."""
+    length = runs[:, -1] - runs[:, -2] + 1
+    voxels = np.repeat(runs[:, :-1], length, axis=0)
+    voxels[:, -1] += np.arange(length.sum()) - np.repeat(np.cumsum(length) - length, length)
+    voxels = voxels[:, order]
+    voxels = voxels[np.lexsort(voxels.T[::-1])]
+    follows = (np.diff(voxels[:, :-1], axis=0) == 0).all(axis=1) & (np.diff(voxels[:, -1]) == 1)
+    first = np.concatenate([[0], np.flatnonzero(~follows) + 1])
+    last = np.append(first[1:], len(voxels)) - 1
+    return np.column_stack([voxels[first], voxels[last, -1]])
+
+
+def _diameters(runs: IntArray, geometry: Geometry, plane_axes: Sequence[int]) -> tuple[float, float]:
     """Return the longest in-plane diameter and the largest extent at right angles to it, in the grid's unit."""
     # The Cholesky factor of the Gram matrix keeps all in-plane lengths and angles: spacing, tilt and shear.
-    axes = geometry.affine[:-1, geometry.ndim - 2 : geometry.ndim]
+    axes = geometry.affine[:-1, list(plane_axes)]
     plane = np.linalg.cholesky(axes.T @ axes).T
     slices = [runs]
     if geometry.ndim == 3:

@@ -230,6 +230,8 @@ def check_input(pixels: torch.Tensor, shape: Sequence[int], check: InputCheck) -
     if not check.features or math.isinf(check.threshold):
         return ()
     features = input_features(pixels, shape)
+    if set(features) != set(check.features):
+        return ("the card's input check is for another number of channels: not checked",)
     far = distance(features, check)
     if far <= check.threshold:
         return ()

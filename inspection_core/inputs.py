@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from inspection_core.cases import read_slices
 from inspection_core.errors import GeometryError, ReadError
 from inspection_core.image import Image
 from inspection_core.io.candidates import (
@@ -30,7 +31,7 @@ from inspection_core.io.study import Allowed, load_picked, overrides
 from inspection_core.io.volumes import is_volume, read_volume
 from inspection_core.prepare import name_channels
 
-Kind = Literal["picture", "scan", "dicom"]
+Kind = Literal["picture", "stack", "scan", "dicom"]
 SAME_GRID = 1e-3
 """Files of one case lie on one grid where no entry of the affine differs by more than this share of the spacing."""
 _NOT_DICOM = "is not DICOM"
@@ -60,13 +61,14 @@ class Input:
     Parameters
     ----------
     kind
-        ``"picture"``, ``"scan"`` (NIfTI, NRRD, MetaImage) or ``"dicom"``.
+        ``"picture"``, ``"stack"`` (the slices of a study as pictures), ``"scan"`` (NIfTI, NRRD, MetaImage) or
+        ``"dicom"``.
     label
         What messages and lists call it: a path, and the series' short id where one path holds several.
     name
         Distinct name of its folder of results.
     files
-        The files; several where each holds a channel.
+        The files; several where each holds a channel, or a slice.
     volume
         Of DICOM: the volume; of a study, that whose grid is used.
     given
@@ -181,6 +183,8 @@ def open_input(item: Input, channels: Sequence[str], choices: Choices | None = N
     choices = choices or Choices()
     if item.kind == "picture":
         return Opened(read_raster(item.files[0]))
+    if item.kind == "stack":
+        return Opened(read_slices(item.files, channels))
     if item.parts:
         study = load_picked(
             Path(item.label),

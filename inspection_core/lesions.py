@@ -41,6 +41,9 @@ class LesionCounts:
         ``(R,)``: whether each reference lesion was found.
     true
         ``(F,)``: whether each finding is true, in the order of the findings.
+    reach
+        ``(R,)``: for each reference lesion the highest confidence at which it is found: with the findings of that
+        confidence and above, but no fewer, enough of it is covered. Minus infinity where it is not found at all.
     dice
         Lesion-wise Dice: for each reference lesion the Dice of it and all predicted regions of its class that meet it;
         0 for each finding that meets none. Empty where there is neither.
@@ -48,6 +51,7 @@ class LesionCounts:
 
     found: NDArray[np.bool_]
     true: NDArray[np.bool_]
+    reach: FloatArray
     dice: FloatArray
 
 
@@ -76,7 +80,7 @@ def compare(mask: NDArray[np.integer[Any]], reference: NDArray[np.integer[Any]],
         none = np.zeros(0, bool)
         if findings:
             raise GeometryError("The findings are not those of the mask, which is empty.")
-        return LesionCounts(none, none, np.zeros(0))
+        return LesionCounts(none, none, np.zeros(0), np.zeros(0))
     inside, truth = np.ascontiguousarray(mask[box]), np.ascontiguousarray(reference[box])
     predicted, actual = _connected(inside), _connected(truth)
     agree = (inside == truth) & (inside > 0)
@@ -88,12 +92,19 @@ def compare(mask: NDArray[np.integer[Any]], reference: NDArray[np.integer[Any]],
     np.add.at(met, pairs[1], shared)
     order = _regions_of(findings, predicted, inside, classes, [s.start for s in box])
     true = (hit >= OVERLAP * sizes)[order]
-    dice = []
+    confidence = np.full(sizes.size, -np.inf)
+    confidence[order] = [f.confidence for f in findings]
+    dice, reach = [], []
     for lesion in range(1, wanted.size):
-        touching = pairs[0][pairs[1] == lesion]
+        of = pairs[1] == lesion
+        touching = pairs[0][of]
         dice.append(2 * met[lesion] / (wanted[lesion] + sizes[touching].sum()))
+        falling = np.argsort(-confidence[touching], kind="stable")
+        enough = np.flatnonzero(np.cumsum(shared[of][falling]) >= OVERLAP * wanted[lesion])
+        reach.append(float(confidence[touching[falling[enough[0]]]]) if enough.size else -np.inf)
     lonely = (hit[order] == 0).sum()
-    return LesionCounts((met >= OVERLAP * wanted)[1:], true, np.array([*dice, *[0.0] * int(lonely)]))
+    found = (met >= OVERLAP * wanted)[1:]
+    return LesionCounts(found, true, np.array(reach), np.array([*dice, *[0.0] * int(lonely)]))
 
 
 def near(tumour: NDArray[np.bool_], radius: int = RADIUS) -> NDArray[np.bool_]:

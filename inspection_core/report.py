@@ -45,7 +45,14 @@ WORDING: Mapping[str, Mapping[str, str]] = {
 }
 """What a verdict is called, by the card's task."""
 
-MIME = {".png": "image/png", ".jpg": "image/jpeg", ".jpeg": "image/jpeg", ".webp": "image/webp", ".gif": "image/gif"}
+MIME = {
+    ".png": "image/png",
+    ".jpg": "image/jpeg",
+    ".jpeg": "image/jpeg",
+    ".webp": "image/webp",
+    ".gif": "image/gif",
+    ".svg": "image/svg+xml",
+}
 NAMES = {"image_auroc": "image AUROC", "pixel_auroc": "pixel AUROC", "au_pro": "AU-PRO", "f1": "F1"}
 LISTED_FAILURES = 200
 BINS = (16, 64)
@@ -141,6 +148,8 @@ class ReportData:
         Scores at which the pictures' overlay begins and saturates; one scale for all pictures of a run.
     wording
         What the verdicts are called, by ``"OK"``, ``"REVIEW"`` and ``"NG"``; by the card's task if not given.
+    reliability
+        Reliability diagram, an SVG file, shown with the figures; see `inspection_core.reliability`.
     created
         When; now, if not given.
     counts
@@ -162,6 +171,7 @@ class ReportData:
     command: str = ""
     scale: tuple[float, float] | None = None
     wording: Mapping[str, str] | None = None
+    reliability: Path | None = None
     created: datetime = field(default_factory=lambda: datetime.now(UTC))
     counts: Mapping[str, int] | None = None
     unlisted: Sequence[float] = ()
@@ -187,6 +197,7 @@ def write_report(path: Path, data: ReportData, embed_limit: int = EMBED_LIMIT) -
     items = list(data.items)
     pictures = _Pictures(path.parent.absolute(), embed=len(items) <= embed_limit)
     rows = [_row(item, pictures) for item in items]
+    reliability = pictures.source(data.reliability)
     warnings = list(data.warnings)
     if pictures.missing:
         warnings.append(f"Picture files that could not be found and are not shown: {pictures.missing}.")
@@ -219,6 +230,7 @@ def write_report(path: Path, data: ReportData, embed_limit: int = EMBED_LIMIT) -
         parameters=_figures(data.card.parameters),
         warnings=warnings,
         histogram=histogram,
+        reliability=reliability,
         has_p=any(item.p_value is not None for item in items),
         research_use=RESEARCH_USE,
         software=f"inspection-suite {__version__}",

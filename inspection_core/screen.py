@@ -21,7 +21,18 @@ from inspection_core.inspector import Inspector, Moves, Task, Touched
 from inspection_core.io.identity import fingerprint
 from inspection_core.io.results import utf8
 from inspection_core.io.store import Row, RunStore
-from inspection_core.session import Listing, Options, Progress, Session, below, list_folder, session, telling, unchanged
+from inspection_core.session import (
+    Listing,
+    Options,
+    Progress,
+    Session,
+    below,
+    diagram,
+    list_folder,
+    session,
+    telling,
+    unchanged,
+)
 from inspection_core.tables import COLUMNS
 from inspection_core.threshold import cuts
 
@@ -145,6 +156,7 @@ def screen(
             command,
             notes=tuple(notes),
             metrics=metrics(list(store.rows())) if metrics else None,
+            reliability=diagram(model),
         )
         outputs = work.write(told, truth)
         return Screening(

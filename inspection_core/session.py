@@ -14,7 +14,7 @@ from typing import Any
 
 from inspection_core import export
 from inspection_core.card import ModelCard
-from inspection_core.engine import Model
+from inspection_core.engine import LoadedModel, Model
 from inspection_core.errors import UsageError
 from inspection_core.inputs import Choices, Input, list_scans
 from inspection_core.inspector import MASKS, RESULTS, TABLES, Inspector, Moves, Touched, files_of, move_files
@@ -23,6 +23,7 @@ from inspection_core.io.raster import list_images
 from inspection_core.io.results import utf8
 from inspection_core.io.store import Known, Row, RunStore
 from inspection_core.pictures import PICTURES, Kept
+from inspection_core.reliability import FILE as DIAGRAM
 from inspection_core.studies import for_channels
 from inspection_core.tables import LISTED, Telling, write_run_report, write_tables
 from inspection_core.threshold import cuts
@@ -241,6 +242,12 @@ def telling(card: ModelCard, title: str, command: str = "", **more: Any) -> Tell
 
     cut = cuts(card.policy, card.calibration)
     return Telling(title, card, cut, warnings=cut.warnings, command=command, scale=score_scale(card), **more)
+
+
+def diagram(model: Model) -> Path | None:
+    """Return the reliability diagram that lies in a model's folder, if any."""
+    path = model.folder / DIAGRAM if isinstance(model, LoadedModel) else None
+    return path if path is not None and path.is_file() else None
 
 
 def card_mark(card: ModelCard) -> str:

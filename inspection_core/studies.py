@@ -10,6 +10,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from inspection_core.cases import stacked
 from inspection_core.errors import InspectionError, ReadError, UsageError
 from inspection_core.inputs import Choices, Found, Input, Listing, bare, named, place_of, without_gz
 from inspection_core.io.candidates import (
@@ -84,6 +85,34 @@ def for_channels(listing: Listing, channels: Sequence[str], choices: Choices | N
     gone = {label for entry in done.found for label in entry.refused}
     refused = [entry for entry in refused if entry[0] not in gone]
     return Listing(tuple(named([*inputs, *done.inputs])), (*refused, *done.refused))
+
+
+def stacks(listing: Listing) -> Listing:
+    """Put pictures that are the slices of a study, ``PATIENT_SLICE.png``, together as one input each.
+
+    For models of volumes and of their slices. Other pictures stay as they are. A study that holds two pictures of one
+    slice is refused.
+    """
+    pictures = [i for i in listing.inputs if i.kind == "picture"]
+    studies = stacked([i.files[0] for i in pictures])
+    study_of = {path: key for key, paths in studies.items() for path in paths}
+    inputs: list[Input] = []
+    refused = list(listing.refused)
+    seen: set[tuple[Path, str]] = set()
+    for item in listing.inputs:
+        key = study_of.get(item.files[0]) if item.kind == "picture" else None
+        if key is None:
+            inputs.append(item)
+        elif key not in seen:
+            seen.add(key)
+            paths, label = studies[key], str(key[0] / key[1])
+            numbers = [int(p.stem.rpartition("_")[2]) for p in paths]
+            if len(set(numbers)) < len(numbers):
+                twice = next(n for n in numbers if numbers.count(n) > 1)
+                refused.append((label, f"{key[1]} has two pictures of slice {twice}; keep one of each."))
+            else:
+                inputs.append(Input("stack", label, "", paths, None, item.given))
+    return Listing(tuple(named(inputs)), tuple(refused), listing.found)
 
 
 def _numbered(item: Input, channels: Sequence[str]) -> Input:

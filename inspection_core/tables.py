@@ -186,6 +186,7 @@ class Telling:
     metrics: Mapping[str, Any] | None = None
     command: str = ""
     scale: tuple[float, float] | None = None
+    reliability: Path | None = None
 
 
 def write_run_report(
@@ -226,6 +227,7 @@ def write_run_report(
             warnings=telling.warnings,
             command=telling.command,
             scale=telling.scale,
+            reliability=telling.reliability,
             counts=counts if len(listed) < total else None,
             unlisted=rest,
         ),

@@ -1,5 +1,6 @@
 """Regions of maps and masks, and their figures."""
 
+import itertools
 import math
 
 import numpy as np
@@ -367,3 +368,22 @@ def test_an_empty_label_mask_has_no_findings():
 def test_what_find_labelled_refuses(labels, score, classes, error, message):
     with pytest.raises(error, match=message):
         find_labelled(labels, score, GRID, classes)
+
+
+@pytest.mark.parametrize("order", list(itertools.permutations(range(3))), ids=str)
+@pytest.mark.parametrize("spacing", [(3.0, 0.5, 0.5), (0.4, 0.8, 0.8)], ids=str)
+def test_diameters_do_not_depend_on_how_the_array_is_turned(order, spacing):
+    """They are taken in the plane of acquisition, which the spacing tells."""
+    rng = np.random.default_rng(0)
+    mask = (ndimage.gaussian_filter(rng.normal(size=(7, 16, 18)), (0.7, 2, 2)) > 0.08).astype(np.uint8)
+    geometry = Geometry.from_spacing(mask.shape, spacing)
+    turned = Geometry(
+        tuple(mask.shape[k] for k in order), geometry.affine[:, [*order, 3]], geometry.unit
+    )  # the same voxels in the same places
+    found, again = (
+        find_labelled(m, m * 0.9, g, ("a",))[1]
+        for m, g in ((mask, geometry), (np.ascontiguousarray(mask.transpose(order)), turned))
+    )
+    assert len(found) > 1
+    figures = [sorted((f.size, f.long_axis, f.short_axis) for f in some) for some in (found, again)]
+    assert np.allclose(*figures)

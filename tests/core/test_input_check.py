@@ -126,7 +126,9 @@ def test_too_few_studies_for_the_rate(checked):
 
 
 def test_another_number_of_channels_is_infinitely_far(checked):
-    assert distance({"x": 1.0}, checked[0].card.calibration.inputs) == math.inf
+    check = checked[0].card.calibration.inputs
+    assert distance({"x": 1.0}, check) == math.inf
+    assert check_input(torch.rand((3, *SHAPE)), SHAPE, check)[0].endswith("another number of channels: not checked")
 
 
 # name: (call, error, message)

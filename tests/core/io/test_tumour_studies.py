@@ -130,7 +130,9 @@ def test_an_empty_scan_has_no_finding(study, model):
 
 def test_what_is_no_brain_is_said_to_be_unlike(model):
     rng = np.random.default_rng(0)
-    noise = Image(rng.integers(0, 900, (3, 6, 90, 90)).astype(np.int16), phantom().image.geometry.resized((6, 90, 90)), CHANNELS)
+    noise = Image(
+        rng.integers(0, 900, (3, 6, 90, 90)).astype(np.int16), phantom().image.geometry.resized((6, 90, 90)), CHANNELS
+    )
     assert any(w.startswith("unlike the") for w in predict(noise, model).warnings)
 
 

@@ -1,0 +1,124 @@
+"""What the input check lets pass and what it stops, on real data: ``python benchmarks/input_check.py DATA``.
+
+DATA is the folder of the shared real images. Fitted on the training patients of ``medical/lgg2d``; the false-alarm rate
+comes from patients left out of all fitting, ten folds, threshold included, and from the validation patients. A lone
+channel is given to all channels of the card, so that the number of channels gives nothing away but their likeness.
+"""
+
+import argparse
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from inspection_core.card import ModelCard, Policy, Preparation
+from inspection_core.cases import find_cases, read_slices
+from inspection_core.errors import InspectionError
+from inspection_core.geometry import Geometry
+from inspection_core.image import Image
+from inspection_core.input_check import distance, fit_input_check, input_features
+from inspection_core.io.raster import read_raster
+from inspection_core.io.scans import read_scan
+from inspection_core.prepare import prepare
+
+CHANNELS = ("pre", "flair", "post")
+FOLDS = 10
+
+
+def card_of(channels: tuple[str, ...]) -> ModelCard:
+    preparation = Preparation(view="slices", short_side=0, multiple=32, tile=256, normalise="percentile")
+    return ModelCard("check", "1", "none", "segmentation", channels, "none", ("tumour",), preparation=preparation,
+                     policy=Policy(kind="band"))  # fmt: skip
+
+
+def features(array: np.ndarray, geometry: Geometry, channels: tuple[str, ...]) -> dict[str, float]:
+    if len(channels) == 1:
+        array = array[1:2] if len(array) == len(CHANNELS) else array[:1]
+    elif len(array) == 1:
+        array = np.repeat(array, len(channels), axis=0)
+    card = card_of(channels)
+    prepared = prepare(Image(array, geometry, channels), card)
+    shape = prepared.shape if prepared.placement is None else prepared.placement.resized
+    return input_features(prepared.pixels, shape)
+
+
+def patients(folder: Path) -> Iterator[Image]:
+    for case in find_cases(folder):
+        yield read_slices(case.images, CHANNELS)
+
+
+def others(data: Path) -> Iterator[tuple[str, Image]]:
+    medical = data / "medical"
+    globs = {
+        "hippocampus crops": sorted((medical / "hippocampus/val/images").glob("*.nii.gz")),
+        "breast MR": sorted((medical / "tumour3d").rglob("breast1_image.nii.gz")),
+        "brain MR, T1 post-contrast": sorted((medical / "tumour3d").rglob("brain1_image.nii.gz")),
+        "DICOM series": sorted((medical / "dicom/series").glob("*/ref/*.nii*")),
+        "odd NIfTI files": sorted(medical.glob("nifti_odd/*.nii*")),
+    }
+    for name, paths in globs.items():
+        for path in paths:
+            try:
+                image = read_scan(path)
+            except InspectionError:
+                continue
+            yield name, Image(image.array[:1], image.geometry, image.channels[:1])
+    for name, place in (("solar cells", "pv_el"), ("magnetic tiles", "magnetic_tile")):
+        for path in sorted((data / "industrial" / place).rglob("test/good/*.*"))[:10]:
+            yield name, read_raster(path)
+
+
+def phantom() -> Image:
+    z, y, x = np.ogrid[:30, :256, :256]
+    ball = ((y - 128) / 90) ** 2 + ((x - 128) / 70) ** 2 + ((z - 15) / 14) ** 2 < 1
+    spot = ((y - 100) / 12) ** 2 + ((x - 150) / 12) ** 2 + ((z - 15) / 3) ** 2 < 1
+    noise = np.random.default_rng(0).normal(0, 3, (3, *ball.shape))
+    array = np.stack([ball * 100 + spot * k for k in (0, 80, 40)]) + noise
+    return Image(array.clip(0).astype(np.float32), Geometry.pixels(ball.shape), CHANNELS)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--false-alarms", type=float, default=0.05)
+    options = parser.parse_args()
+    lgg = options.data / "medical" / "lgg2d"
+    groups: dict[str, list[Image]] = {}
+    for name, image in others(options.data):
+        groups.setdefault(name, []).append(image)
+    groups["ellipsoid phantom"] = [phantom()]
+    train, val = list(patients(lgg / "train")), list(patients(lgg / "val"))
+    groups["val, times 7 plus 100"] = [Image(i.array.astype(np.float32) * 7 + 100, i.geometry, i.channels) for i in val]
+    groups["val, every third slice"] = [
+        Image(i.array[:, ::3], Geometry.pixels(i.array[:, ::3].shape[1:]), i.channels) for i in val
+    ]
+    groups["val, the middle slice alone"] = [
+        Image(i.array[:, [n // 2]], Geometry.pixels((1, *i.array.shape[2:])), i.channels)
+        for i in val
+        for n in [i.array.shape[1]]
+    ]
+    groups["val, channels in another order"] = [Image(i.array[[1, 2, 0]], i.geometry, i.channels) for i in val]
+    for channels in (CHANNELS, ("flair",)):
+        known = [features(i.array, i.geometry, channels) for i in train]
+        check = fit_input_check(known, options.false_alarms)
+        fold = np.random.default_rng(1).permutation(len(known)) % FOLDS
+        flagged = 0
+        for k in range(FOLDS):
+            part = fit_input_check([f for f, n in zip(known, fold, strict=True) if n != k], options.false_alarms)
+            flagged += sum(distance(f, part) > part.threshold for f, n in zip(known, fold, strict=True) if n == k)
+        print(f"channels {', '.join(channels)}: {len(check.features)} features, threshold {check.threshold:.2f}, "
+              f"stated rate {check.false_alarms:.3f}")  # fmt: skip
+        print(f"  train, left out of all fitting   {flagged}/{len(known)}")
+        val_far = [distance(features(i.array, i.geometry, channels), check) for i in val]
+        print(f"  val                              {sum(d > check.threshold for d in val_far)}/{len(val)}")
+        for name, images in groups.items():
+            if len(channels) == 1 and name == "val, channels in another order":
+                continue
+            far = [distance(features(i.array, i.geometry, channels), check) for i in images]
+            print(
+                f"  {name:32} {sum(d > check.threshold for d in far)}/{len(far)}  median distance {np.median(far):.1f}"
+            )
+
+
+if __name__ == "__main__":
+    main()
