@@ -1,5 +1,7 @@
 """What every architecture that segments keeps. One without a fitter needs a maker here."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -11,7 +13,7 @@ from inspection_core.errors import ModelError
 from inspection_core.geometry import Geometry
 from inspection_core.image import Image
 from inspection_core.infer import predict
-from inspection_core.models import FITTERS, MODELS, load_predictor
+from inspection_core.models import FITTERS, MODELS, load_predictor, monai_unet, timm_unet, weights
 from inspection_core.models.intensity_band import make
 
 CPU = Device("cpu")
@@ -30,14 +32,33 @@ def card_of(view: str, **changes) -> ModelCard:
     return ModelCard(**(given | changes))
 
 
-MAKERS = {"intensity-band": lambda folder, card: make(folder, card, [(0.3, 0.6), (0.6, 0.9)])}
-"""Architecture -> what makes a model of two channels and two classes."""
+def untrained(architecture, module):
+    """A maker of two networks with random weights."""
+
+    def write(folder, card):
+        parameters = {"members": 2} | ({"channels": (4, 8)} if architecture == "monai-unet" else {})
+        card = replace(card, architecture=architecture, parameters=parameters)
+        torch.manual_seed(0)
+        tensors = {f"{k}.{n}": t for k in range(2) for n, t in module.build(card).state_dict().items()}
+        return weights.save(folder, card, tensors)
+
+    return write
 
 
-@pytest.fixture(params=[(name, view) for name in sorted(MAKERS) for view in VIEWS], ids="-".join)
+# architecture: (what makes a model of two channels and two classes, the views that it has)
+MAKERS = {
+    "intensity-band": (lambda folder, card: make(folder, card, [(0.3, 0.6), (0.6, 0.9)]), tuple(VIEWS)),
+    "monai-unet": (untrained("monai-unet", monai_unet), ("volume",)),
+    "timm-unet": (untrained("timm-unet", timm_unet), ("slices",)),
+}
+FILES = {"onnx", "openvino", "torchscript"}
+"""Files of other makers, in `test_exported`."""
+
+
+@pytest.fixture(params=[(name, view) for name, (_, views) in MAKERS.items() for view in views], ids="-".join)
 def loaded(request, tmp_path):
     name, view = request.param
-    card = MAKERS[name](tmp_path / "m", card_of(view))
+    card = MAKERS[name][0](tmp_path / "m", card_of(view))
     return card, load_predictor(tmp_path / "m", card, CPU)
 
 
@@ -48,7 +69,7 @@ def batch(card: ModelCard, count: int = 2) -> torch.Tensor:
 
 
 def test_every_architecture_is_tested_here_or_has_a_fitter():
-    assert set(MODELS) == set(MAKERS) | set(FITTERS)
+    assert set(MODELS) == set(MAKERS) | set(FITTERS) | FILES
 
 
 def test_probabilities_of_all_classes_and_the_background(loaded):
@@ -56,9 +77,10 @@ def test_probabilities_of_all_classes_and_the_background(loaded):
     with torch.inference_mode():
         given = network(batch(card))
     cells = [n // network.stride for n in VIEWS[card.preparation.view]]
-    assert given.shape == (2, 1 + len(card.classes), *cells)
+    classes = 1 + len(card.classes)
+    assert given.shape == (2, classes + getattr(network, "spread", False), *cells)
     assert given.min() >= 0
-    assert torch.allclose(given.sum(dim=1), torch.ones(()), atol=1e-5)
+    assert torch.allclose(given[:, :classes].sum(dim=1), torch.ones(()), atol=1e-5)
 
 
 def test_company_in_a_batch_changes_nothing(loaded):
@@ -67,7 +89,7 @@ def test_company_in_a_batch_changes_nothing(loaded):
     alone = torch.zeros_like(two)
     alone[0] = two[0]
     with torch.inference_mode():
-        assert torch.allclose(network(alone)[0], network(two)[0], rtol=1e-6)
+        assert torch.allclose(network(alone)[0], network(two)[0], rtol=1e-5, atol=1e-6)
 
 
 def test_stride_fits_the_multiple(loaded):
