@@ -29,18 +29,9 @@ class MonaiUNet:
     def __init__(self, networks: Sequence[nn.Module]) -> None:
         self.networks = list(networks)
 
-    @property
-    def spread(self) -> bool:
-        """Whether the last channel given is the standard deviation of P(not background) over the networks."""
-        return len(self.networks) > 1
-
     def __call__(self, batch: Tensor) -> Tensor:
-        """Return ``(B, 1 + K, d, h, w)`` probabilities, and one channel more where `spread` is set."""
-        found = torch.stack([network(batch).softmax(dim=1) for network in self.networks])
-        mean = found.mean(dim=0)
-        if not self.spread:
-            return mean
-        return torch.cat([mean, (1 - found[:, :, :1]).std(dim=0, unbiased=False)], dim=1)
+        """Return ``(B, 1 + K, d, h, w)`` probabilities."""
+        return torch.stack([network(batch).softmax(dim=1) for network in self.networks]).mean(dim=0)
 
     def to(self, device: Device) -> None:
         """Move the networks to another device."""

@@ -139,21 +139,21 @@ class TimmUNet:
 
     @property
     def spread(self) -> bool:
-        """Whether the last channel given is the standard deviation of P(not background) over networks and flips."""
-        return len(self.networks) * (1 + self.flips) > 1
+        """Whether the last channel given is the standard deviation of P(not background) over the flips."""
+        return self.flips
 
     def __call__(self, batch: Tensor) -> Tensor:
         """Return ``(B, 1 + K, h, w)`` probabilities, and one channel more where `spread` is set."""
         batch = batch.contiguous(memory_format=torch.channels_last)
-        views = [network(batch).softmax(dim=1) for network in self.networks]
-        if self.flips:
-            mirrored = batch.flip(-1)
-            views += [network(mirrored).softmax(dim=1).flip(-1) for network in self.networks]
-        found = torch.stack(views)
-        mean = found.mean(dim=0)
-        if not self.spread:
-            return mean
-        return torch.cat([mean, found[:, :, :1].std(dim=0, unbiased=False)], dim=1)
+        plain = self._mean(batch)
+        if not self.flips:
+            return plain
+        # Of the networks' mean, so that it says the same of one network, as in cross-fitting, and of several.
+        both = torch.stack([plain, self._mean(batch.flip(-1)).flip(-1)])
+        return torch.cat([both.mean(dim=0), both[:, :, :1].std(dim=0, unbiased=False)], dim=1)
+
+    def _mean(self, batch: Tensor) -> Tensor:
+        return torch.stack([network(batch).softmax(dim=1) for network in self.networks]).mean(dim=0)
 
     def to(self, device: Device) -> None:
         """Move the networks to another device."""

@@ -96,13 +96,13 @@ def test_nifti_gives_the_same_answer(study, answer, model, tmp_path, write):
 
 
 def test_dicom_matched_by_headers_gives_the_same_answer(study, answer, model, dicom, tmp_path):
-    affine = study.geometry.affine
-    column, row, normal = (affine[:3, k] / np.linalg.norm(affine[:3, k]) for k in (1, 2, 0))
+    affine, spacing = study.geometry.affine, study.geometry.spacing
+    row, column = affine[:3, 2] / spacing[2], affine[:3, 1] / spacing[1]
+    step = float(affine[:3, 0] @ np.cross(row, column))  # negative: the phantom's rows are stored back to front
     for number, (name, array) in enumerate(zip(CHANNELS, study.array, strict=True), start=1):
         dicom.write_series(
-            tmp_path / str(number), array, (*row, *column), tuple(affine[:3, 3]), study.geometry.spacing[1:],
-            normal * study.geometry.spacing[0], Modality="MR", SeriesNumber=number,
-            SeriesInstanceUID=f"1.2.3.1.{number}", StudyInstanceUID="1.2.3.1", **TAGS[name],
+            tmp_path / str(number), array, (*row, *column), tuple(affine[:3, 3]), spacing[1:], step, Modality="MR",
+            SeriesNumber=number, SeriesInstanceUID=f"1.2.3.1.{number}", StudyInstanceUID="1.2.3.1", **TAGS[name],
         )  # fmt: skip
     (item,) = for_channels(list_inputs([tmp_path]), CHANNELS).inputs
     other = predict(open_input(item, CHANNELS).image, model)
@@ -130,9 +130,8 @@ def test_an_empty_scan_has_no_finding(study, model):
 
 def test_what_is_no_brain_is_said_to_be_unlike(model):
     rng = np.random.default_rng(0)
-    noise = Image(
-        rng.integers(0, 900, (3, 6, 90, 90)).astype(np.int16), phantom().image.geometry.resized((6, 90, 90)), CHANNELS
-    )
+    array = rng.integers(0, 900, (3, 6, 90, 90)).astype(np.int16)
+    noise = Image(array, phantom().image.geometry.resized((6, 90, 90)), CHANNELS)
     assert any(w.startswith("unlike the") for w in predict(noise, model).warnings)
 
 
