@@ -292,7 +292,7 @@ def evaluate(
 
         result.inputs.append(str(dataset))
         loaded = Engine(device).load(model)
-        names = ("evaluation.csv",)
+        names: tuple[str, ...] = ("evaluation.csv",)
         with progress_bars() as show:
             if loaded.card.task == "segmentation":
                 names = ("evaluation.csv", "findings.csv", "reliability.svg", "report.html")

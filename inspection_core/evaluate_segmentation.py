@@ -314,15 +314,15 @@ def peak_memory() -> int | None:
 
 def _item(row: Mapping[str, Any], image: Image, prediction: Prediction, card: ModelCard, seconds: float,
           out: Path | None) -> ReportItem:  # fmt: skip
-    pictures: dict[str, Path] = {}
+    picture = plain = None
     if out is not None:
         window, z = _window(image, card), peak_slice(prediction)
         folder = out / "report_images"
         folder.mkdir(parents=True, exist_ok=True)
         stem = "".join(c if c.isalnum() or c in "-_" else "_" for c in row["case"])
         overlay = render_overlay(image, prediction, window, score_scale(card), z=z)
-        pictures["picture"] = save_picture(folder / f"{stem}_overlay.webp", overlay)
-        pictures["plain"] = save_picture(folder / f"{stem}.webp", render_plain(image, window, z=z))
+        picture = save_picture(folder / f"{stem}_overlay.webp", overlay)
+        plain = save_picture(folder / f"{stem}.webp", render_plain(image, window, z=z))
     return ReportItem(
         path=row["case"],
         score=row["score"],
@@ -330,7 +330,8 @@ def _item(row: Mapping[str, Any], image: Image, prediction: Prediction, card: Mo
         seconds=seconds,
         findings=tuple(finding_json(f) for f in prediction.findings),
         warnings=prediction.warnings,
-        **pictures,
+        picture=picture,
+        plain=plain,
     )
 
 

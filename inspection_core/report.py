@@ -396,7 +396,9 @@ def _figures(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str
         if isinstance(value, Mapping):
             pairs.extend(_figures(value, f"{name}, "))
         elif interval and value is not None:
-            pairs.append((name, f"{_text(value)} (95% interval {_text(interval['low'])} to {_text(interval['high'])})"))
+            # A card's tables hold lists of numbers, an evaluation names them.
+            low, high = (interval["low"], interval["high"]) if isinstance(interval, Mapping) else interval
+            pairs.append((name, f"{_text(value)} (95% interval {_text(low)} to {_text(high)})"))
         else:
             pairs.append((name, _text(value)))
     return pairs

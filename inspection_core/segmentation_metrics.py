@@ -81,15 +81,16 @@ def surface_figures(
         same = not predicted.any() and not reference.any()
         return (0.0, 1.0) if same else (None, 0.0)
     import torch
-    from monai.metrics import compute_hausdorff_distance, compute_surface_dice
+    from monai.metrics.hausdorff_distance import compute_hausdorff_distance
+    from monai.metrics.surface_dice import compute_surface_dice
 
     box = _around(predicted | reference)
-    pair = [torch.from_numpy(np.ascontiguousarray(m[box]))[None, None].float() for m in (predicted, reference)]
+    a, b = (torch.from_numpy(np.ascontiguousarray(m[box]))[None, None].float() for m in (predicted, reference))
     step = [float(s) for s in spacing]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # MONAI 1.6 warns of an argument that it gives itself
-        far = compute_hausdorff_distance(*pair, include_background=True, percentile=95, spacing=step)
-        near = compute_surface_dice(*pair, class_thresholds=[tolerance], include_background=True, spacing=step)
+        far = compute_hausdorff_distance(a, b, include_background=True, percentile=95, spacing=step)
+        near = compute_surface_dice(a, b, class_thresholds=[tolerance], include_background=True, spacing=step)
     return float(far), float(near)
 
 

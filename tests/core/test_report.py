@@ -318,6 +318,19 @@ def test_histogram_counts_each_score_once_on_its_side_of_the_threshold(tmp_path)
     assert all(len(g["counts"]) == len(edges) - 1 for g in histogram["groups"])
 
 
+@pytest.mark.parametrize("span", [{"low": 0.8, "high": 0.9}, (0.8, 0.9)], ids=["an evaluation", "a card"])
+def test_a_figure_is_shown_with_its_interval(tmp_path, span):
+    figures = {"dice_mean": 0.85, "dice_mean_interval": span}
+    given = {"card": card(metrics=figures)} if isinstance(span, tuple) else {"metrics": figures}
+    assert squeeze("dice mean 0.85 (95% interval 0.8 to 0.9)") in squeeze(write(tmp_path, [item(0)], **given).text)
+
+
+def test_findings_say_whether_their_confidence_is_calibrated(tmp_path):
+    some = (FINDING | {"calibrated": True}, FINDING | {"calibrated": False}, FINDING)
+    (row,) = write(tmp_path, [item(0, findings=some)]).content["items"]
+    assert [finding[-1] for finding in row[11]] == [True, False, False]
+
+
 def test_same_data_make_the_same_bytes(tmp_path):
     items = [item(k) for k in range(5)]
     assert write(tmp_path, items).source == write(tmp_path, iter(items)).source
