@@ -211,7 +211,7 @@ def fit(
     on = devices.choose(device)
     clock.lap("backbone")
 
-    smallest, _, largest = survey.sides
+    smallest, largest = survey.sides
     size: dict[str, Any] = {
         "side": chosen.size,
         "scales": (min(MAX_ENLARGEMENT, chosen.size / largest), min(MAX_ENLARGEMENT, chosen.size / smallest)),
