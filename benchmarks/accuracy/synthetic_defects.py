@@ -122,7 +122,7 @@ def part(survey: Survey, chosen: slice) -> Survey:
 
 
 def score(
-    folder: Path, held_out: int, models: Sequence[tuple[ViewSpec, ...]], options: argparse.Namespace
+    folder: Path, held_out: int, models: Sequence[tuple[ViewSpec, ...]], asked: argparse.Namespace
 ) -> Iterator[dict[str, Any]]:
     """Yield the scores of each combination on one half of a set, by memories of the other half.
 
@@ -138,7 +138,7 @@ def score(
     side = max(v[0] for v in views)
     smallest, largest = survey.sides
     size: dict[str, Any] = {"side": side, "scales": (side / largest, side / smallest)}
-    if options.one_scale:
+    if asked.one_scale:
         size = {"scale": side / np.median([math.sqrt(math.prod(read_raster(p).geometry.shape)) for p in survey.paths])}
     card = ModelCard(
         "compared", "1", "patch-memory", "anomaly", survey.channels, "distance",
@@ -146,13 +146,13 @@ def score(
     )  # fmt: skip
     settings = {
         "views": [(s / side, blur, gain, border) for s, blur, gain, border in views],
-        "memory": options.memory[0], "share": options.share[0], "dim": 0, "smoothing": SMOOTHING,
+        "memory": asked.memory[0], "share": asked.share[0], "dim": 0, "smoothing": SMOOTHING,
     }  # fmt: skip
     on = devices.choose("auto")
-    fitter = PatchMemoryFitter(Backbone(BACKBONE, load_weights(BACKBONE)), settings, len(known.paths), on, options.seed)
+    fitter = PatchMemoryFitter(Backbone(BACKBONE, load_weights(BACKBONE)), settings, len(known.paths), on, asked.seed)
     turns = collect(known, card, fitter, lambda *_: None)
     memories = {}
-    for memory, share, neighbours in itertools.product(options.memory, options.share, options.neighbours):
+    for memory, share, neighbours in itertools.product(asked.memory, asked.share, asked.neighbours):
         fitter.memory, fitter.share, fitter.neighbours = memory, share, neighbours
         memories[memory, share, neighbours] = fitter.build(range(len(known.paths)), known.names)
 
@@ -160,7 +160,7 @@ def score(
     sources: list[tuple[int, bool]] = []
     for number, path in enumerate(unknown.paths):
         image = read_raster(path)
-        drawn = damaged(image, 1000 * options.draw + half * held_out + number) if number % 2 == 0 else ()
+        drawn = damaged(image, 1000 * asked.draw + half * held_out + number) if number % 2 == 0 else ()
         for copy in (image, *drawn):
             sources.append((number, copy is not image))
             batch = prepare(copy, card).pixels[None].to(on.torch)
@@ -174,10 +174,10 @@ def score(
     for key, model_views in itertools.product(memories, models):
         summed = [torch.stack(m).sum(dim=0) for m in zip(*(maps[key, v] for v in model_views), strict=True)]
         smoothed = [_blur(m[:, None], SMOOTHING).numpy() for m in summed]
-        for top in options.top:
+        for top in asked.top:
             yield {
-                "set": folder.name, "held_out": held_out, "draw": options.draw, "seed": options.seed,
-                "setting": [spell(model_views), *key, top], "one_scale": options.one_scale, "turns": turns,
+                "set": folder.name, "held_out": held_out, "draw": asked.draw, "seed": asked.seed,
+                "setting": [spell(model_views), *key, top], "one_scale": asked.one_scale, "turns": turns,
                 "source": [n for n, _ in sources], "drawn": [d for _, d in sources],
                 "score": [round(top_mean(m, top), 6) for m in smoothed],
             }  # fmt: skip
@@ -229,8 +229,8 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def main() -> None:
-    """Compare what the command line asks for."""
+def options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """Return what the command line asks for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--set", dest="sets", type=Path, action="append", default=[], help="MVTec-style folder")
     parser.add_argument("--models", nargs="+", default=["320:10:3+256:4:4"], help="views joined by +")
@@ -244,20 +244,26 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="of the memory's random choices")
     parser.add_argument("--json", type=Path, help="append scores here, a line each")
     parser.add_argument("--read", type=Path, nargs="+", default=[], help="take scores from these files")
-    options = parser.parse_args()
-    models = [parse(m) for m in options.models]
-    rows = [json.loads(line) for file in options.read for line in file.read_text().splitlines()]
-    for folder, held_out in itertools.product(options.sets, (1, 0) if options.swap else (1,)):
+    chosen = parser.parse_args(arguments)
+    if arguments is None and not chosen.sets and not chosen.read:
+        parser.error("give --set or --read")
+    return chosen
+
+
+def main() -> None:
+    """Compare what the command line asks for."""
+    asked = options()
+    models = [parse(m) for m in asked.models]
+    rows = [json.loads(line) for file in asked.read for line in file.read_text().splitlines()]
+    for folder, held_out in itertools.product(asked.sets, (1, 0) if asked.swap else (1,)):
         start = time.perf_counter()
-        new = list(score(folder.resolve(), held_out, models, options))
+        new = list(score(folder.resolve(), held_out, models, asked))
         rows += new
         seconds = time.perf_counter() - start
         print(f"{folder.name}, half {held_out}: {seconds:.0f} s, turns {new[0]['turns']}", flush=True)
-        if options.json:
-            with options.json.open("a") as file:
+        if asked.json:
+            with asked.json.open("a") as file:
                 file.writelines(json.dumps(row) + "\n" for row in new)
-    if not rows:
-        parser.error("give --set or --read")
     print(table(rows))
 
 
