@@ -4,8 +4,8 @@ A patch is described by a frozen backbone at strides 8 and 16 (PatchCore: Roth e
 from the original, both measured in ``docs/decisions/0002-anomaly-defaults.md``:
 
 * **Views.** In a view of detail the backbone does not see the image itself but its difference from its own blur,
-  amplified by a fixed gain. Exposure and slow shading drop out; cracks, pits and fibres stay. Several views, such as one
-  of detail and one of the image as it is, are looked up in memories of their own, and their scores are added.
+  amplified by a fixed gain. Exposure and slow shading drop out; cracks, pits and fibres stay. Several views, such as
+  one of detail and one of the image as it is, are looked up in memories of their own, and their scores are added.
 * **Local density.** A distance counts less where good patches are themselves far apart: it is divided by how far the
   nearest reference lies from its own fifteen neighbours, averaged with the mean of that over the memory (so that a lone
   odd reference does not excuse everything). A score of 1 a view is what a typical good patch has.
