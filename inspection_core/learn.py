@@ -83,16 +83,16 @@ PRESETS: Mapping[str, Preset] = {
         "patch-memory",
         "tf_efficientnet_lite0",
         size=256,
-        top=0.03,
+        top=0.01,
         settings={"views": ((1.0, 4.0, 4.0, True),), "memory": 2048, "share": 0.1, "dim": 128, "smoothing": 1.0},
     ),
     "accurate": Preset(
         "patch-memory",
         "tf_efficientnet_lite0",
         size=320,
-        top=0.03,
+        top=0.01,
         settings={
-            "views": ((1.0, 10.0, 3.0, True), (0.8, 4.0, 4.0, True)),
+            "views": ((1.0, 10.0, 3.0, True), (0.8, 0.0, 1.0, True)),
             "memory": 8192,
             "share": 0.1,
             "dim": 0,
@@ -211,7 +211,7 @@ def fit(
     on = devices.choose(device)
     clock.lap("backbone")
 
-    smallest, _, largest = survey.sides
+    smallest, largest = survey.sides
     size: dict[str, Any] = {
         "side": chosen.size,
         "scales": (min(MAX_ENLARGEMENT, chosen.size / largest), min(MAX_ENLARGEMENT, chosen.size / smallest)),

@@ -37,7 +37,7 @@ class Survey:
     window
         Intensities that become 0 and 1: the whole range of 8-bit images, robust extremes over all images otherwise.
     sides
-        Smallest, median and largest side of the images in pixels: the root of their area.
+        Smallest and largest side of the images in pixels: the root of their area.
     sha256
         Of all names and contents.
     warnings
@@ -49,7 +49,7 @@ class Survey:
     channels: tuple[str, ...]
     dtype: str
     window: tuple[float, float]
-    sides: tuple[float, float, float]
+    sides: tuple[float, float]
     sha256: str
     warnings: tuple[str, ...]
 
@@ -126,7 +126,7 @@ def look(
         channels=max((s.channels for s in seen), key=len),
         dtype=seen[0].dtype,
         window=(0.0, 255.0) if seen[0].dtype == "uint8" else (low, high),
-        sides=(min(sides), float(np.median(sides)), max(sides)),
+        sides=(min(sides), max(sides)),
         sha256=digest.hexdigest(),
         warnings=tuple(warnings),
     )

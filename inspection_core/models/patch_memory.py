@@ -3,9 +3,9 @@
 A patch is described by a frozen backbone at strides 8 and 16 (PatchCore: Roth et al., CVPR 2022). Two things differ
 from the original, both measured in ``docs/decisions/0002-anomaly-defaults.md``:
 
-* **Views.** The backbone does not see the image itself but its detail: the difference from its own blur, amplified by a
-  fixed gain. Exposure and slow shading drop out; cracks, pits and fibres stay. Two views of different size and blur are
-  looked up in memories of their own, and their scores are added.
+* **Views.** In a view of detail the backbone does not see the image itself but its difference from its own blur,
+  amplified by a fixed gain. Exposure and slow shading drop out; cracks, pits and fibres stay. Several views, such as
+  one of detail and one of the image as it is, are looked up in memories of their own, and their scores are added.
 * **Local density.** A distance counts less where good patches are themselves far apart: it is divided by how far the
   nearest reference lies from its own fifteen neighbours, averaged with the mean of that over the memory (so that a lone
   odd reference does not excuse everything). A score of 1 a view is what a typical good patch has.
@@ -55,7 +55,7 @@ MAX_OFFSET = 1000.0
 """Largest offset, in pixels, that a card may ask for."""
 
 NEIGHBOURS = 15
-"""Good patches whose distance is taken for the local density of a reference."""
+"""Good patches whose distance is taken for the local density of a reference, where the settings name no number."""
 
 
 @dataclass(frozen=True)
@@ -196,7 +196,7 @@ class PatchMemoryFitter:
         Frozen features.
     settings
         ``views``, ``memory`` (most references a view), ``share`` (of all patches, at most), ``dim`` (0 keeps all
-        dimensions) and ``smoothing``.
+        dimensions), ``smoothing``, and if wanted ``neighbours`` (whose distance makes the local density).
     images
         How many images will be added.
     device, seed
@@ -209,6 +209,7 @@ class PatchMemoryFitter:
         self.memory = int(settings["memory"])
         self.share = float(settings["share"])
         self.smoothing = float(settings["smoothing"])
+        self.neighbours = int(settings.get("neighbours", NEIGHBOURS))
         self.device = device
         self.seed = seed
         self.stride = backbone.stride
@@ -276,7 +277,7 @@ class PatchMemoryFitter:
             chosen = chosen.to(pool.device)
             memory = pool[chosen]
             memories.append(memory)
-            densities.append(_density(memory, pool, generator))
+            densities.append(_density(memory, pool, generator, self.neighbours))
             if number == 0:
                 places = torch.cat(
                     [torch.cat([torch.full((len(o), 1), float(i)), o], dim=1) for i in images for o in self._origins[i]]
@@ -358,10 +359,10 @@ def describe(
         yield (patches if basis is None else patches @ basis), (features.shape[-2], features.shape[-1])
 
 
-def _density(memory: Tensor, pool: Tensor, generator: torch.Generator) -> Tensor:
+def _density(memory: Tensor, pool: Tensor, generator: torch.Generator, neighbours: int) -> Tensor:
     """Return a factor for each reference: low where good patches lie far apart; in units of a typical good patch."""
     sample = torch.randperm(len(pool), generator=generator)[:20_000].to(pool.device)
-    around, _ = Memory(pool[sample]).search(memory, NEIGHBOURS + 1)
+    around, _ = Memory(pool[sample]).search(memory, neighbours + 1)
     spread = around[:, 1:].mean(dim=1) if around.shape[1] > 1 else torch.ones_like(around[:, 0])
     factor = 1 / (spread + spread.mean()).clamp_min(1e-6)
     distance, nearest = Memory(memory).search(pool[sample[:4000]])

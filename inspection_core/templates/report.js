@@ -317,19 +317,20 @@
       shape: { type: "line", xref: "x", yref: "paper", x0: value, x1: value, y0: 0, y1: 1, line: { color: colour("--text"), width: dash === "solid" ? 2 : 1.3, dash } },
       note: { x: value, xref: "x", y: 1, yref: "paper", yanchor: "bottom", xanchor: anchor, showarrow: false, text: `${asText(text)} > ${figure(value)}`, font: { size: 12 } } });
     const span = edges[edges.length - 1] - edges[0];
-    // The words lie on both sides of the lines, or, near an edge of the plot, on one side below each other.
+    // The words lie above the plot, clear of every bar: on both sides of the lines, or, near an edge, below each other.
     const side = (value) => (value > edges[0] + 0.8 * span ? "right" : "left");
     const narrow = content.review !== null && content.review < edges[0] + 0.25 * span;
     const cuts = [content.threshold !== null ? cut(content.threshold, content.words.NG, "solid", side(content.threshold)) : null,
       content.review !== null && content.review !== content.threshold ? cut(content.review, content.words.REVIEW, "dash", narrow ? "left" : "right") : null].filter(Boolean);
-    if (cuts.length === 2 && cuts[0].note.xanchor === cuts[1].note.xanchor) {
-      cuts[1].note.y = 0.92;
+    const stacked = cuts.length === 2 && cuts[0].note.xanchor === cuts[1].note.xanchor;
+    if (stacked) {
+      cuts[0].note.yshift = 16;
       if (narrow) cuts[1].note.x = content.threshold; // clear of both lines
     }
     const highest = Math.max(...middles.map((_, k) => groups.reduce((sum, group) => sum + (group.calibration ? 0 : group.counts[k]), 0)), ...groups.flatMap((group) => group.counts));
     const axis = { gridcolor: colour("--line"), linecolor: colour("--line"), zeroline: false, automargin: true };
     const layout = {
-      barmode: mode === "count" ? "stack" : "overlay", bargap: 0, margin: { l: 48, r: 12, t: 24, b: 40 }, height: 300, dragmode: "zoom", hovermode: "closest",
+      barmode: mode === "count" ? "stack" : "overlay", bargap: 0, margin: { l: 48, r: 12, t: stacked ? 40 : 24, b: 40 }, height: 300, dragmode: "zoom", hovermode: "closest",
       paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", font: { color: colour("--text"), family: getComputedStyle(document.body).fontFamily, size: 12 },
       xaxis: { ...axis, title: { text: "image score", standoff: 6 }, range: [edges[0], edges[edges.length - 1]] },
       yaxis: { ...axis, title: { text: { count: "images", log: "images", share: "% of the group" }[mode], standoff: 6 }, type: mode === "log" ? "log" : "linear",

@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import socket
 
 import pytest
 import timm
@@ -120,6 +121,35 @@ def test_the_hub_out_of_reach_is_one_clear_line(monkeypatch):
         "The weights of 'resnet18' cannot be fetched (OSError). Connect to the internet, give a local file, or take "
         "one that needs no download: tf_efficientnet_lite0, tf_efficientnet_lite1, tf_efficientnet_lite2."
     )
+
+
+def test_where_no_hub_answers_its_client_neither_talks_nor_tries_again(monkeypatch, capfd):
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(backbones, "_answers", lambda address: False)
+    with pytest.raises(ModelError, match="cannot be fetched"):
+        load_weights("resnet10t")
+    assert capfd.readouterr() == ("", "")
+    assert not constants.is_offline_mode()  # the process is as it was
+
+
+def test_an_address_answers_where_it_takes_a_connection(monkeypatch):
+    for name in ("http_proxy", "https_proxy", "all_proxy"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        assert backbones._answers(f"https://127.0.0.1:{port}")
+        monkeypatch.setenv("https_proxy", f"http://127.0.0.1:{port}")
+        assert backbones._answers("https://hub.invalid")  # the proxy answers for it
+    assert not backbones._answers("https://hub.invalid")
+    monkeypatch.delenv("https_proxy")
+    assert not backbones._answers(f"https://127.0.0.1:{port}")
+
+
+def test_a_network_that_nobody_trained():
+    with pytest.raises(ModelError, match=r"^timm has no trained weights for .efficientnet_b6.\. Give a local file"):
+        load_weights("efficientnet_b6")
 
 
 def test_a_package_that_is_not_installed(monkeypatch):
