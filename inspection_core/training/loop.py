@@ -264,6 +264,7 @@ def _seed(*parts: int) -> int:
 
 def _mark(config: Config) -> str:
     """Return what tells runs apart: everything that changes a network's way, and nothing that only describes it."""
-    card = config.card
+    card, data = config.card, config.data
     told = (card.architecture, card.channels, card.classes, asdict(card.preparation), dict(card.parameters))
-    return hashlib.sha256(repr((told, config.data, config.training, config.augmentation)).encode()).hexdigest()
+    text = repr((told, data.folders, data.held_back, config.training, config.augmentation))
+    return hashlib.sha256(text.encode()).hexdigest()
