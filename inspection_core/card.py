@@ -179,6 +179,9 @@ class Policy:
         Share of good parts that may be called NG or REVIEW, at least `max_false_alarms`.
     low, high
         Scores, for ``"band"`` only.
+    voxel
+        Of a network that segments: 1 - P(background) above which a voxel is of its most probable class. 0, the
+        default, takes the most probable of all, the background among them.
     """
 
     kind: Literal["p-value", "band"] = "p-value"
@@ -186,6 +189,7 @@ class Policy:
     review: float = 0.10
     low: float = 0.5
     high: float = 0.5
+    voxel: float = 0.0
 
     def __post_init__(self) -> None:
         if self.kind not in ("p-value", "band"):
@@ -197,6 +201,8 @@ class Policy:
                 f"The review share is between the share of false alarms, {self.max_false_alarms}, and 1. "
                 f"Got {self.review}."
             )
+        if not 0 <= self.voxel < 1:
+            raise ModelError(f"The cut of a voxel is a probability in [0, 1). Got {self.voxel}.")
         if self.low > self.high:
             raise ModelError(f"A verdict band has low <= high. Got {self.low} and {self.high}.")
 

@@ -307,7 +307,7 @@ def _segmented(done: Forwarded, model: LoadedModel) -> Prediction:
     else:
         prepared, foreground = cast("Prepared", done.begun.prepared), cast("NDArray[Any]", given)
         place = cast("Placement", prepared.placement)
-        score, labels = restore_classes(foreground[: len(card.classes)], place, *_steps(model))
+        score, labels = restore_classes(foreground[: len(card.classes)], place, *_steps(model), card.policy.voxel)
         spread = restore_map(foreground[-1], place, *_steps(model)).reshape(shape) if model.spread else None
         notes, inner = (*prepared.warnings, *done.begun.unlike), cells_in(place)
     notes = (*notes, *_short_of_memory(model, done.rung))

@@ -157,7 +157,11 @@ def restore_map(
 
 
 def restore_classes(
-    foreground: NDArray[np.floating[Any]], place: Placement, stride: Sequence[int], offset: Sequence[float]
+    foreground: NDArray[np.floating[Any]],
+    place: Placement,
+    stride: Sequence[int],
+    offset: Sequence[float],
+    cut: float = 0.0,
 ) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
     """Bring class probabilities back to the source's own grid, as a score map and a label mask.
 
@@ -167,19 +171,23 @@ def restore_classes(
         ``(K, d, h, w)`` probabilities of the classes without the background, which is what is left to 1.
     place, stride, offset
         As for `restore_map`.
+    cut
+        Of the policy: 1 - P(background) above which a voxel is of its most probable class; 0 compares the background
+        like any class.
 
     Returns
     -------
     score
         float32 of shape ``place.source``: 1 - P(background).
     mask
-        uint8: the class of the highest probability, from 1; 0 where none is above the background's.
+        uint8: the class of the highest probability, from 1; 0 where none is above the background's, or the cut is not
+        reached.
     """
     score, mask = np.zeros(place.source, np.float32), np.zeros(place.source, np.uint8)
     inside, labels = place.view(score), place.view(mask)
     for rows, values in _slabs(foreground, place, stride, offset):
         total = values.sum(axis=0)
-        highest = 1 - total
+        highest = np.where(total > cut, 0, np.inf).astype(np.float32) if cut else 1 - total
         for k, value in enumerate(values, start=1):
             above = value > highest
             labels[rows][above] = k

@@ -30,6 +30,8 @@ from inspection_core.training.config import Config
 from inspection_core.training.samples import Study
 
 CROSS_FITTED = "crossfit.json"
+CUTS = (0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5)
+"""Probabilities that are tried as the cut of a voxel; Dice is highest below one half where a network is not sure."""
 FEWEST = 3
 """Studies that a check of inputs needs."""
 PREDICTORS: Mapping[str, Callable[[Sequence[Any], ModelCard], Any]] = {
@@ -104,21 +106,27 @@ def assemble(
     """
     card = config.card
     pairs = [(as_model([m.network], card, out, device), case) for m in members for case in m.held_back]
-    voxels = VoxelSample()
+    voxels, overlaps = VoxelSample(), []
     for k, (model, case) in enumerate(pairs):
         image, mask = read_case(case, card.channels)
         ready = prepare(image, card)
         place = cast("Placement", ready.placement)  # the view "image" is not trained
         foreground, _ = model.run_classes(ready.pixels)
         inner = (slice(None), *(slice(n) for n in place.resized))
-        voxels.add(foreground[inner][: len(card.classes)], _on_grid(mask, place.view, place.resized))
+        classes, truth = foreground[inner][: len(card.classes)], _on_grid(mask, place.view, place.resized)
+        voxels.add(classes, truth)
+        overlaps.append(_overlaps(classes, truth))
         show("calibrating", k + 1, 2 * len(pairs))
     temperature = voxels.fit() if pairs else 1.0
-    tempered = replace(card, calibration=replace(card.calibration, temperature=temperature))
+    if pairs and len(card.classes) == 1:
+        best = CUTS[int(np.mean(overlaps, axis=0).argmax())]
+        odds = (best / (1 - best)) ** (1 / temperature)  # the same cut after tempering
+        card = replace(card, policy=replace(card.policy, voxel=round(odds / (1 + odds), 4)))
+    calibration = replace(card.calibration, temperature=temperature)
     rows, labelled = [], []
     for k, (model, case) in enumerate(pairs):
         image, mask = read_case(case, card.channels)
-        warm = replace(model.card, calibration=tempered.calibration)
+        warm = replace(model.card, calibration=calibration, policy=card.policy)
         found = predict(image, replace(model, card=warm))
         counts = compare(found.mask, mask, found.findings, card.classes)
         place = cast("Placement", prepare(image, card).placement)  # the view "image" is not trained
@@ -150,6 +158,17 @@ def assemble(
     return weights.save(out, card, _stored([m.network for m in members], card))
 
 
+def _overlaps(foreground: NDArray[Any], truth: NDArray[np.uint8]) -> list[float]:
+    """Return the Dice of one class at each of `CUTS`."""
+    score, true = foreground.sum(axis=0), truth > 0
+    return [_dice(score > cut, true) for cut in CUTS]
+
+
+def _dice(found: NDArray[np.bool_], true: NDArray[np.bool_]) -> float:
+    total = int(found.sum() + true.sum())
+    return 2 * int((found & true).sum()) / total if total else 1.0
+
+
 def _input_check(studies: Sequence[Study]) -> InputCheck:
     if len(studies) < FEWEST:
         return InputCheck()
@@ -171,9 +190,7 @@ def _row(
     row: dict[str, Any] = {"case": name}
     dices = []
     for c in range(1, classes + 1):
-        a, b = found == c, true == c
-        total = int(a.sum() + b.sum())
-        dices.append(2 * int((a & b).sum()) / total if total else 1.0)
+        dices.append(_dice(found == c, true == c))
         row[f"dice_{c}"] = dices[-1]
     row["dice"] = float(np.mean(dices))
     row |= {
