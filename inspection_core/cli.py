@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from inspection_core import __version__, cli_predict, cli_scans, cli_serve, cli_train
+from inspection_core import __version__, cli_models, cli_predict, cli_scans, cli_serve, cli_train
 from inspection_core.cli_serve import Ca, EngineUrl, TokenFile, chosen_engine
 from inspection_core.errors import InspectionError, UsageError, printable
 
@@ -28,8 +28,9 @@ app = typer.Typer(
     help="Find what is wrong in images: fit a detector on good ones, screen the rest, defend the result. "
     "For research and inspection; not a medical device.",
 )
-models_app = typer.Typer(no_args_is_help=True, help="Model cards: list them, show one.")
+models_app = typer.Typer(no_args_is_help=True, help="Models: list them, show a card, get or add one.")
 app.add_typer(models_app, name="models")
+cli_models.register(models_app)
 cli_scans.register(app)
 
 Json = Annotated[Path | None, typer.Option("--json", metavar="PATH", help="Write a machine-readable result here.")]

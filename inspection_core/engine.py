@@ -34,6 +34,9 @@ if TYPE_CHECKING:
 EMBEDDED_CARDS = Path(__file__).parent / "models" / "cards"
 """Models that come with the package, one folder each."""
 
+SIGNS = {"bundle": "configs/metadata.json", "nnunet": "plans.json"}
+"""What a model of another maker is known by, so that a forgotten prefix is noticed."""
+
 
 @dataclass(frozen=True, eq=False)
 class Grid:
@@ -329,10 +332,11 @@ class Engine:
         with self._lock:
             if key not in self._models:
                 if card is None:
-                    card, predictor = function(HOSTS, prefix)(folder, self.device, trust=trust)
+                    made, host = function(HOSTS, prefix)(folder, self.device, trust=trust)
+                    self._models[key] = LoadedModel(made, folder, host, self.device)
                 else:
                     predictor = load_predictor(folder, card, self.device)
-                self._models[key] = LoadedModel(card, folder, predictor, self.device)
+                    self._models[key] = LoadedModel(card, folder, predictor, self.device)
             return self._models[key]
 
 
@@ -356,6 +360,9 @@ def find(model: str | Path) -> Path:
         return path.resolve()
     path = Path(model)
     if path.is_dir():
+        looks_like = next((p for p, sign in SIGNS.items() if (path / sign).is_file()), "")
+        if looks_like and not (path / CARD_NAME).exists():
+            raise ModelError(f"{model} has no {CARD_NAME}, but {SIGNS[looks_like]}: name it as {looks_like}:{model}.")
         return path.resolve()
     embedded = EMBEDDED_CARDS / path.name
     if str(model) == path.name and embedded.is_dir():

@@ -83,7 +83,7 @@ class Exported:
 
         shape = self.runtime.shape
         alone = shape is not None and shape[0] == 1 and len(batch) > 1
-        parts = batch.split(1) if alone else (batch,)
+        parts = [batch[k : k + 1] for k in range(len(batch))] if alone else [batch]
         try:
             given = [_single(self.runtime(part), self.card) for part in parts]
         except RuntimeError as error:

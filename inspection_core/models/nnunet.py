@@ -62,16 +62,17 @@ class NnUNet:
             np.nan_to_num(array, copy=False, nan=0.0, posinf=0.0, neginf=0.0)
             notes = (*notes, f"{bad} voxels are not finite: taken as 0")
         spacing = image.geometry.spacing
-        axes, flips = (0, 1, 2), (False, False, False)
+        axes: tuple[int, ...] = (0, 1, 2)
+        flips: tuple[bool, ...] = (False, False, False)
         if image.ndim == 2:
             if len(self.predictor.configuration_manager.patch_size) == 3:
                 raise ReadError(f"{image.name}: the model {self.card.id} takes volumes. Got a 2-D image.")
             array, spacing = array[:, None], (FLAT, *spacing)
         elif self.turn:
-            axes, flips = orient(image.geometry, "RAS")  # type: ignore[assignment]
+            axes, flips = orient(image.geometry, "RAS")
         if image.geometry.unit != "mm" and image.ndim == 3:
             notes = (*notes, "no spacing is known: voxels taken as 1 mm for the model, results may be poor")
-        turned = np.flip(array.transpose(0, *(a + 1 for a in axes)), [i + 1 for i, f in enumerate(flips) if f])
+        turned = np.flip(array.transpose(0, *(a + 1 for a in axes)), tuple(i + 1 for i, f in enumerate(flips) if f))
         properties = {"spacing": [spacing[a] for a in axes]}
         try:
             with _quiet():
@@ -95,7 +96,7 @@ class NnUNet:
         )
 
     def _back(self, array: NDArray[Any], image: Image, axes: tuple[int, ...], flips: tuple[bool, ...]) -> NDArray[Any]:
-        turned = np.flip(array, [i for i, f in enumerate(flips) if f]).transpose(np.argsort(axes))
+        turned = np.flip(array, tuple(i for i, f in enumerate(flips) if f)).transpose(np.argsort(axes))
         return np.ascontiguousarray(turned).reshape(image.geometry.shape)
 
 
@@ -145,6 +146,8 @@ def open_results(path: Path, device: Device, *, trust: bool = False) -> tuple[Mo
         with _quiet():
             manager = PlansManager(plans)
             configuration = manager.get_configuration(first["init_args"]["configuration"])
+            if configuration.previous_stage_name is not None:
+                raise ModelError(f"{folder} is the second stage of a cascade, which cannot be run by itself.")
             label_manager = manager.get_label_manager(dataset)
             network = _network(manager, configuration, first["trainer_name"], len(parameters), (
                 determine_num_input_channels(manager, configuration, dataset), label_manager.num_segmentation_heads,
@@ -217,43 +220,16 @@ def _tables(data: Any) -> Iterator[Mapping[str, Any]]:
 
 
 def _checkpoint(path: Path, *, trust: bool) -> dict[str, Any]:
-    import pickle
-
-    import torch
-
     try:
-        with torch.serialization.safe_globals(_plain_numbers()):
-            data = torch.load(path, map_location="cpu", weights_only=not trust)
-    except pickle.UnpicklingError as error:
-        raise ModelError(
-            f"The checkpoint {path} holds more than tensors and numbers, and loading it would run code. "
-            "If you trust who made it, use --trust-bundle."
-        ) from error
-    except (OSError, RuntimeError, EOFError, ValueError, KeyError) as error:
-        raise ModelError(f"The checkpoint {path} cannot be read: {' '.join(str(error).split())[:200]}.") from error
+        data = weights.load_checkpoint(path.read_bytes(), f"The checkpoint {path}", trust=trust)
+    except OSError as error:
+        raise ModelError(f"The checkpoint {path} cannot be read: {error.strerror}. Copy the whole folder.") from error
+    if not isinstance(data, dict):
+        raise ModelError(f"The checkpoint {path} is no table. Got {type(data).__name__}.")
     missing = [k for k in ("network_weights", "init_args", "trainer_name") if k not in data]
     if missing:
         raise ModelError(f"The checkpoint {path} lacks {missing}: is it nnU-Net version 2's?")
     return dict(data)
-
-
-def _plain_numbers() -> list[Any]:
-    """Return what numpy's numbers are made of: nnU-Net keeps its best score as one beside the weights."""
-    import numpy._core.multiarray as multiarray
-
-    kinds = [type(np.dtype(k)) for k in ("float32", "float64", "int32", "int64", "bool")]
-    return [
-        np.dtype,
-        np.float32,
-        np.float64,
-        np.int64,
-        np.ndarray,
-        multiarray._reconstruct,
-        multiarray.scalar,
-        (multiarray.scalar, "numpy.core.multiarray.scalar"),  # as written by numpy 1
-        (multiarray._reconstruct, "numpy.core.multiarray._reconstruct"),
-        *kinds,
-    ]
 
 
 def _network(manager: Any, configuration: Any, trainer: str, folds: int, channels: tuple[int, int]) -> Any:
@@ -309,7 +285,7 @@ def _card(
         k: str(dataset[k])[:500] for k in ("name", "description", "reference", "numTraining") if dataset.get(k)
     }
     training["folds"] = tuple(f.parent.name for f in folds)
-    training["sha256"] = tuple(weights.sha256(f) for f in folds)
+    hashes = tuple(weights.sha256(f) for f in (*folds, folder / "plans.json"))
     name = str(dataset.get("name") or plans.get("dataset_name") or folder.parent.name)
     return ModelCard(
         id=re.sub(r"[\\/\s]+", "-", name).strip("-.") or "nnunet",
@@ -321,6 +297,7 @@ def _card(
         classes=classes,
         preparation=Preparation(view="volume", normalise="z-score"),
         policy=POLICY,
+        parameters={"sha256": hashes},
         intended_use="Not stated by the result folder. Research use only, not for diagnosis.",
         limits="A model made by others: nothing was measured here. Confidences are not calibrated, so that every "
         "finding is for someone to look at."
@@ -328,7 +305,7 @@ def _card(
         licence=str(dataset.get("licence") or dataset.get("license") or "not stated by the result folder")[:500],
         training=training,
         weights=folds[0].name,
-        weights_sha256=str(training["sha256"][0]),  # type: ignore[index]
+        weights_sha256=hashes[0],
     )
 
 

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import ast
 import io
+import warnings
 import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from inspection_core.device import Device, threads
 from inspection_core.errors import ModelError
@@ -57,15 +58,10 @@ class TorchScript:
     """
 
     def __init__(self, path: Path) -> None:
-        import torch
-
         data = path.read_bytes()
         check_torchscript(data, path)
         self.shape: Shape | None = None
-        try:
-            self.module = torch.jit.load(io.BytesIO(data), map_location="cpu").eval()
-        except (RuntimeError, ValueError) as error:
-            raise ModelError(f"{path} is no TorchScript file that this torch can read: {_line(error)}.") from error
+        self.module = load_torchscript(data, str(path))
 
     def __call__(self, batch: torch.Tensor) -> Any:
         """Return what the network gives; see `Runtime`."""
@@ -106,7 +102,7 @@ class Onnx:
             got = ", ".join(f"{i.name}: {i.type}" for i in inputs)
             raise ModelError(f"{path} must take one float32 tensor. It takes {got}.")
         self._name = inputs[0].name
-        self.shape = tuple(n if isinstance(n, int) and n > 0 else None for n in inputs[0].shape)
+        self.shape: Shape | None = tuple(n if isinstance(n, int) and n > 0 else None for n in inputs[0].shape)
 
     def __call__(self, batch: torch.Tensor) -> Any:
         """Return what the network gives; see `Runtime`."""
@@ -138,7 +134,7 @@ class OpenVino:
         if len(model.inputs) != 1 or model.input().element_type != openvino.Type.f32:
             got = ", ".join(str(i.element_type) for i in model.inputs)
             raise ModelError(f"{path} must take one float32 tensor. It takes {got}.")
-        self.shape = tuple(n.get_length() if n.is_static else None for n in model.input().partial_shape)
+        self.shape: Shape | None = tuple(n.get_length() if n.is_static else None for n in model.input().partial_shape)
 
     def __call__(self, batch: torch.Tensor) -> Any:
         """Return what the network gives; see `Runtime`."""
@@ -148,6 +144,25 @@ class OpenVino:
 
     def to(self, device: Device) -> None:
         """Stay on the CPU."""
+
+
+def load_torchscript(data: bytes, where: str) -> torch.nn.Module:
+    """Load a TorchScript archive, whatever it does.
+
+    Raises
+    ------
+    ModelError
+        If it is none; `where` names it.
+    """
+    import torch
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch would rather have torch.export; files of TorchScript are around
+            module = cast("Any", torch.jit).load(io.BytesIO(data), map_location="cpu").eval()
+    except (RuntimeError, ValueError) as error:
+        raise ModelError(f"{where} is no TorchScript file that this torch can read: {_line(error)}.") from error
+    return cast("torch.nn.Module", module)
 
 
 def weights_of(path: Path) -> Path:

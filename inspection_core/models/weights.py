@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import io
+import pickle
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from inspection_core.card import CARD_NAME, ModelCard
 from inspection_core.errors import ModelError
@@ -90,6 +92,60 @@ def load(folder: Path, card: ModelCard) -> dict[str, torch.Tensor]:
         return dict(load_file(path))
     except SafetensorError as error:
         raise ModelError(f"The weights {path} are no valid safetensors file: {error}.") from error
+
+
+def load_checkpoint(data: bytes, where: str, *, trust: bool = False) -> Any:
+    """Return what a file of ``torch.save`` holds: tensors, numbers, text, lists and tables, and nothing that runs.
+
+    Parameters
+    ----------
+    data
+        Content of the file.
+    where
+        Begins the error messages.
+    trust
+        Load whatever it holds, which may run any code.
+
+    Raises
+    ------
+    ModelError
+        If it holds more, or cannot be read.
+    """
+    import torch
+
+    try:
+        with torch.serialization.safe_globals(_plain_numbers()):
+            return torch.load(io.BytesIO(data), map_location="cpu", weights_only=not trust)
+    except pickle.UnpicklingError as error:
+        raise ModelError(
+            f"{where} holds more than tensors and numbers, and loading it would run code. Ask for weights alone; if "
+            "you trust who made it, use --trust-bundle."
+        ) from error
+    except (RuntimeError, EOFError, ValueError, KeyError, AttributeError, ImportError, IndexError) as error:
+        raise ModelError(f"{where} cannot be read: {' '.join(str(error).split())[:200].rstrip('.')}.") from error
+
+
+def _plain_numbers() -> list[Any]:
+    """Return what numpy's numbers and arrays are made of: many keep one beside the weights."""
+    import importlib
+
+    import numpy as np
+
+    multiarray = importlib.import_module("numpy._core.multiarray")
+
+    kinds = [type(np.dtype(k)) for k in ("float32", "float64", "int32", "int64", "bool")]
+    return [
+        np.dtype,
+        np.float32,
+        np.float64,
+        np.int64,
+        np.ndarray,
+        multiarray._reconstruct,
+        multiarray.scalar,
+        (multiarray.scalar, "numpy.core.multiarray.scalar"),  # as written by numpy 1
+        (multiarray._reconstruct, "numpy.core.multiarray._reconstruct"),
+        *kinds,
+    ]
 
 
 def take(tensors: Mapping[str, torch.Tensor], name: str, ndim: int) -> torch.Tensor:

@@ -65,7 +65,7 @@ def open_bundle(path: Path, device: Device, *, trust: bool = False) -> tuple[Mod
     if trust:
         settings = config.trusted(raw, files, given)
     else:
-        settings = config.SafeConfig(raw, f"{name} of {files.path}", given, cuda=device.torch.type == "cuda")
+        settings = config.SafeConfig(raw, f"{name} of {files.path}", given, run.functions(files, device))
     parts, weights = run.build(files, settings, raw, device, trust=trust)
     ndim = 3 if type(parts.inferer).__name__ == "SliceInferer" else form.ndim or 3
     found = labels.find(parts.tail, run.PRED, form, ndim)
@@ -76,6 +76,7 @@ def open_bundle(path: Path, device: Device, *, trust: bool = False) -> tuple[Mod
         form,
         found.classes,
         weights,
+        settings=name,
         view="image" if ndim == 2 else "volume",
         oriented=oriented,
         trust=trust,

@@ -22,7 +22,7 @@ SKIPPED = frozenset({"LoadImage", "EnsureChannelFirst", "AddChannel", "SaveImage
 
 NETWORKS = _words(
     "AHNet AttentionUnet BasicUNet BasicUNetPlusPlus BasicUnet BasicUnetPlusPlus DAF3D DiNTS DynUNet DynUnet "
-    "FlexUNet FlexibleUNet HighResNet MedNeXt MedNeXtBase MedNeXtLarge MedNeXtMedium MedNeXtSmall SegResNet "
+    "FlexUNet FlexibleUNet HighResNet MedNeXt MedNeXtLarge MedNeXtMedium MedNeXtSmall SegResNet "
     "SegResNetDS SegResNetDS2 SegResNetVAE SwinUNETR TopologyInstance UNETR UNet Unet VNet"
 )
 INFERERS = frozenset({"SimpleInferer", "SlidingWindowInferer", "SlidingWindowInfererAdapt", "SliceInferer"})

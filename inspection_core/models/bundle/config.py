@@ -47,7 +47,12 @@ def read(files: Files) -> tuple[dict[str, Any], str]:
     name = next((n for n in NAMES if n in files.names), None)
     if name is None:
         raise ModelError(f"The bundle {files.path} has none of {', '.join(NAMES)}, which say how it is run.")
-    return _table(parse(files.text(name), f"{name} of {files.path}"), f"{name} of {files.path}"), name
+    where = f"{name} of {files.path}"
+    data = parse(files.text(name), where)
+    if not isinstance(data, dict):
+        raise ModelError(f"{where} must be a table of entries. Got {type(data).__name__}.")
+    _check_depth(data, where)
+    return data, name
 
 
 def parse(text: str, where: str) -> Any:
@@ -71,7 +76,7 @@ def parse(text: str, where: str) -> Any:
 def _yaml(text: str) -> Any:
     import yaml
 
-    class Plain(yaml.SafeLoader):
+    class Plain(yaml.SafeLoader):  # type: ignore[misc]
         """Builds plain data only; aliases of aliases would grow without limit, and no bundle needs them."""
 
         def compose_node(self, parent: Any, index: Any) -> Any:
@@ -82,10 +87,11 @@ def _yaml(text: str) -> Any:
     return yaml.load(text, Plain)  # noqa: S506 - a SafeLoader
 
 
-def _table(data: Any, where: str) -> dict[str, Any]:
-    if not isinstance(data, dict):
-        raise ModelError(f"{where} must be a table of entries. Got {type(data).__name__}.")
-    return data
+def _check_depth(data: Any, where: str, depth: int = 0) -> None:
+    if depth > MAX_DEPTH:
+        raise ModelError(f"{where} is nested more than {MAX_DEPTH} deep.")
+    for inner in data.values() if isinstance(data, dict) else data if isinstance(data, list) else ():
+        _check_depth(inner, where, depth + 1)
 
 
 class SafeConfig:
@@ -99,16 +105,18 @@ class SafeConfig:
         Names the file in errors.
     given
         Values of entries that the suite decides, such as ``device``, in place of the configuration's own.
-    cuda
-        What ``torch.cuda.is_available()`` says to the bundle.
+    functions
+        What some names mean here, in place of or beside those of `expressions.FUNCTIONS`.
     """
 
-    def __init__(self, data: Mapping[str, Any], where: str, given: Mapping[str, Any], *, cuda: bool) -> None:
+    def __init__(
+        self, data: Mapping[str, Any], where: str, given: Mapping[str, Any], functions: Mapping[str, Any]
+    ) -> None:
         self.data = data
         self.where = where
         self._values: dict[str, Any] = dict(given)
         self._open: list[str] = []
-        self._functions = {**expressions.FUNCTIONS, "torch.cuda.is_available": lambda: cuda}
+        self._functions = {**expressions.FUNCTIONS, **functions}
 
     def get(self, entry: str, default: Any = None) -> Any:
         """Return the value of an entry, built and evaluated; see `Config`."""
@@ -154,8 +162,8 @@ class SafeConfig:
         if not isinstance(node, dict):
             return node
         if "_target_" not in node:
-            made = {k: self._part(v, f"{where}#{k}", depth) for k, v in node.items()}
-            return {k: v for k, v in made.items() if v is not _MISSING}
+            table = {k: self._part(v, f"{where}#{k}", depth) for k, v in node.items()}
+            return {k: v for k, v in table.items() if v is not _MISSING}
         return self._built(node, where, depth)
 
     def _part(self, node: Any, where: str, depth: int) -> Any:
@@ -219,7 +227,7 @@ def trusted(data: Mapping[str, Any], files: Files, given: Mapping[str, Any]) -> 
     """
     import sys
 
-    from monai.bundle import ConfigParser
+    from monai.bundle.config_parser import ConfigParser
 
     if files.zipped:
         raise ModelError(f"A trusted bundle is a folder, so that its scripts can be imported. Unpack {files.path}.")

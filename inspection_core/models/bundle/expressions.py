@@ -32,10 +32,10 @@ MAX_LENGTH = 10_000
 
 _TORCH = (
     "abs argmax bfloat16 bool cat ceil clamp clip cuda.is_available device empty_like exp flip float float16 float32 "
-    "float64 floor full_like half int int16 int32 int64 isfinite log log_softmax logical_and logical_not logical_or "
-    "long max maximum mean min minimum nan_to_num nn.functional.one_hot "
-    "nn.functional.sigmoid nn.functional.softmax ones_like permute prod round sigmoid softmax sqrt squeeze stack std "
-    "sum tensor transpose uint8 unsqueeze where zeros_like"
+    "float64 floor from_numpy full_like half int int16 int32 int64 isfinite log log_softmax logical_and logical_not "
+    "logical_or long max maximum mean min minimum nan_to_num nn.functional.one_hot nn.functional.sigmoid "
+    "nn.functional.softmax ones_like permute prod round sigmoid softmax sqrt squeeze stack std sum tensor transpose "
+    "uint8 unsqueeze where zeros_like"
 )
 _NUMPY = (
     "abs argmax array asarray bool_ ceil clip concatenate exp expand_dims float16 float32 float64 floor int8 "
@@ -124,7 +124,7 @@ def evaluate(text: str, where: str, refer: Callable[[str], Any], functions: Mapp
     references: dict[str, str] = {}
 
     def name(match: re.Match[str]) -> str:
-        references[f"__reference_{len(references)}"] = match[1]
+        references[f"__reference_{len(references)}"] = match[1].replace("::", "#")
         return f"__reference_{len(references) - 1}"
 
     try:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import stat
 import zipfile
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -77,13 +78,7 @@ class Files:
             else:
                 with (self.path / name).open("rb") as file:
                     yield file
-        except (OSError, zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError) as error:
-            if (
-                isinstance(error, RuntimeError)
-                and not isinstance(error, NotImplementedError)
-                and ("password" not in str(error))
-            ):
-                raise  # not of the archive: whoever reads from it may fail too
+        except (OSError, zipfile.BadZipFile, NotImplementedError, EOFError, zlib.error) as error:
             raise ModelError(f"{name} of the bundle {self.path} cannot be read: {error}. Get it again.") from error
 
     def read(self, name: str, limit: int = TEXT_LIMIT) -> bytes:
@@ -164,8 +159,10 @@ def _archive(path: Path) -> Files:
     names: set[str] = set()
     for member in members:
         pure = PurePosixPath(member.filename)
-        if pure.is_absolute() or ".." in pure.parts or "\\" in member.filename or ":" in pure.parts[:1]:
+        if pure.is_absolute() or ".." in pure.parts or "\\" in member.filename or ":" in "".join(pure.parts[:1]):
             raise ModelError(f"{path} names a place outside of itself: {member.filename!r}. It cannot be trusted.")
+        if member.flag_bits & 1:
+            raise ModelError(f"{path} is encrypted, and is not read. Unpack it to a folder.")
         if stat.S_ISLNK(member.external_attr >> 16):
             raise ModelError(f"{path} holds a link, {member.filename!r}. It cannot be trusted; unpack it and look.")
         if member.file_size > WEIGHTS_LIMIT or member.file_size > max(1, member.compress_size) * MAX_RATIO + _CHUNK:

@@ -14,6 +14,7 @@ from inspection_core.models.bundle import config
 from inspection_core.models.bundle.files import META, Files
 
 ARCHITECTURE = "monai-bundle"
+MAX_CHANNELS = 1_000
 TEXT = 2_000
 """Letters of a text of strangers that go on a card."""
 
@@ -119,8 +120,8 @@ def network_format(data: Mapping[str, Any], where: str) -> Format:
 def _numbered(names: Any, count: Any, word: str) -> list[str]:
     """Return the names of channels 0, 1, ...; those that are missing are called by their number."""
     table = {str(k): _short(v) for k, v in _dict(names).items()}
-    last = max((int(k) + 1 for k in table if k.isdigit() and int(k) < 10_000), default=0)
-    number = count if isinstance(count, int) and 0 < count < 10_000 else 0
+    last = max((int(k) + 1 for k in table if k.isdigit() and int(k) < MAX_CHANNELS), default=0)
+    number = count if isinstance(count, int) and 0 < count < MAX_CHANNELS else 0
     total = max(last, number, 1)
     return [table.get(str(k)) or (word if total == 1 else f"{word} {k}") for k in range(total)]
 
@@ -136,6 +137,7 @@ def card(
     classes: tuple[str, ...],
     weights: str,
     *,
+    settings: str,
     view: str,
     oriented: bool,
     trust: bool,
@@ -150,6 +152,8 @@ def card(
         Names of the labels of its mask, label 1 first.
     weights
         Name of its file of weights.
+    settings
+        Name of its configuration, whose hash goes on the card too: with another one it is another model.
     view
         ``"image"`` of 2-D networks that take pictures, else ``"volume"``.
     oriented
@@ -185,6 +189,7 @@ def card(
         classes=classes,
         preparation=Preparation(view="image" if view == "image" else "volume", normalise="percentile"),
         policy=POLICY,
+        parameters={"inference_sha256": files.sha256(settings), "trusted": trust},
         intended_use=said["intended_use"] or "Not stated by the bundle. Research use only, not for diagnosis.",
         limits=limits,
         licence=licence(files, data),

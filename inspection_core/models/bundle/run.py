@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import io
 import posixpath
 import warnings
 from collections.abc import Iterator, Sequence
@@ -20,9 +19,11 @@ from inspection_core.errors import InspectionError, ModelError, ReadError
 from inspection_core.geometry import Geometry
 from inspection_core.image import Image
 from inspection_core.models import Segmented
+from inspection_core.models import weights as weights_io
 from inspection_core.models.bundle import components, config
 from inspection_core.models.bundle.files import WEIGHTS_LIMIT, Files
 from inspection_core.models.bundle.labels import Labels
+from inspection_core.models.runtimes import load_torchscript
 
 PRED = "pred"
 _SCORE = "score of the suite"
@@ -151,14 +152,14 @@ class Bundle:
         self, pixels: torch.Tensor, affine: NDArray[np.float64], device: Device
     ) -> tuple[NDArray[np.float32], NDArray[Any]]:
         """Return the score ``(*spatial)`` and the bundle's final array ``(C, *spatial)``, axes in MONAI's order."""
-        from monai.data import MetaTensor
-        from monai.transforms import Invertd
-        from monai.utils import TraceKeys
+        from monai.data.meta_tensor import MetaTensor
+        from monai.transforms.post.dictionary import Invertd
+        from monai.utils.enums import TraceKeys
 
         parts = self.parts
         meta = {"original_channel_dim": 0, "spatial_shape": np.array(pixels.shape[1:])}
-        split = pixels.split(1) if len(parts.keys) > 1 else (pixels,)
-        data: dict[str, Any] = {
+        split = [pixels[k : k + 1] for k in range(len(pixels))] if len(parts.keys) > 1 else [pixels]
+        data: Any = {
             k: MetaTensor(p.clone(), affine=torch.from_numpy(affine), meta=dict(meta))
             for k, p in zip(parts.keys, split, strict=True)
         }
@@ -182,33 +183,35 @@ class Bundle:
         chances = torch.as_tensor(data[PRED]).float()
         data[_SCORE] = self._score(chances)
         back = next((t for t in (*parts.head, *parts.tail) if isinstance(t, Invertd)), None)
-        invert = Invertd(
-            keys=_SCORE,
-            transform=parts.preprocessing if back is None else back.transform,
-            orig_keys=key,
-            nearest_interp=False,
-            to_tensor=True,
-        )
+        # Of several images that were put together, each one knows its own way back.
+        origin = parts.keys[0] if back is None else back.orig_keys[0]
+        undone = parts.preprocessing if back is None else back.transform
         if not any(isinstance(t, Invertd) for t in parts.head):
-            data = {**invert({k: data[k] for k in (key, _SCORE)}), **{k: v for k, v in data.items() if k != _SCORE}}
+            data = Invertd(_SCORE, undone, orig_keys=origin, nearest_interp=False, to_tensor=True)(data)
         for transform in parts.tail:
             data = transform(data)
         if back is None:  # the bundle leaves its mask on the network's grid
-            final = Invertd(PRED, parts.preprocessing, orig_keys=key, nearest_interp=True, to_tensor=True)
-            data = final({k: data[k] for k in (key, PRED, _SCORE)})
+            data = Invertd(PRED, undone, orig_keys=origin, nearest_interp=True, to_tensor=True)(data)
         return (
             np.asarray(torch.as_tensor(data[_SCORE]).cpu(), dtype=np.float32)[0],
             np.asarray(torch.as_tensor(data[PRED]).cpu()),
         )
 
     def _score(self, values: torch.Tensor) -> torch.Tensor:
-        """Return ``(1, *spatial)``: 1 - P(background), or the highest probability of any class."""
-        one = bool((values.sum(dim=0) - 1).abs().max() < 0.05) if len(values) > 1 and self.background else True
-        if values.min() < -1e-3 or values.max() > 1 + 1e-3 or not one:
-            values = values.softmax(dim=0) if self.background and len(values) > 1 else values.sigmoid()
-        if self.background and len(values) > 1:
-            return 1 - values[:1]
-        return values.amax(dim=0, keepdim=True)
+        """Return ``(1, *spatial)``: 1 - P(background), or the highest probability of any class.
+
+        Where a bundle cut its image, what comes back from beyond the cut is 0 in every channel: background.
+        """
+        several = self.background and len(values) > 1
+        beyond = (values == 0).all(dim=0, keepdim=True)
+        done = any(_has_one(t, "softmax") or _has_one(t, "sigmoid") for t in self.parts.head)
+        if not done:  # the bundle takes the largest, or cuts, without making probabilities first
+            inside = values.min() >= 0 and values.max() <= 1
+            sums = values.sum(dim=0, keepdim=True)[~beyond]
+            if not (inside and (not several or bool(((sums - 1).abs() < 0.05).all()))):
+                values = values.softmax(dim=0) if several else values.sigmoid()
+        score = 1 - values[:1] if several else values.amax(dim=0, keepdim=True)
+        return score.masked_fill(beyond, 0)
 
 
 def affine_ras(geometry: Geometry) -> NDArray[np.float64]:
@@ -241,8 +244,9 @@ def build(files: Files, settings: config.Config, raw: Any, device: Device, *, tr
     ModelError
         If an entry is missing, not allowed, or does not fit the weights.
     """
-    from monai.inferers import SimpleInferer
-    from monai.transforms import AsDiscreted, Compose
+    from monai.inferers.inferer import SimpleInferer
+    from monai.transforms.compose import Compose
+    from monai.transforms.post.dictionary import AsDiscreted
 
     with _quiet():
         preprocessing = settings.get("preprocessing")
@@ -288,11 +292,7 @@ def _network(files: Files, settings: config.Config, raw: Any, *, trust: bool) ->
                 f"The bundle {files.path} has its network as a TorchScript program, {name}, and no weights alone. "
                 "A program of others can do more than compute; if you trust who made it, use --trust-bundle."
             )
-        try:
-            network = torch.jit.load(io.BytesIO(files.read(name, WEIGHTS_LIMIT)), map_location="cpu")
-        except RuntimeError as error:
-            raise ModelError(f"{name} of the bundle {files.path} is no TorchScript file that can be read.") from error
-        return network.eval(), name
+        return load_torchscript(files.read(name, WEIGHTS_LIMIT), f"{name} of the bundle {files.path}"), name
     network = settings.get("network_def")
     network = settings.get("network") if network is None else network
     if not isinstance(network, torch.nn.Module):
@@ -307,17 +307,7 @@ def _network(files: Files, settings: config.Config, raw: Any, *, trust: bool) ->
 
 
 def _state(files: Files, name: str, key: str, *, trust: bool) -> Any:
-    import pickle
-
-    try:
-        data = torch.load(io.BytesIO(files.read(name, WEIGHTS_LIMIT)), map_location="cpu", weights_only=not trust)
-    except pickle.UnpicklingError as error:
-        raise ModelError(
-            f"The weights {name} of the bundle {files.path} hold more than tensors, and loading them would run code. "
-            "Ask for a file with weights alone; if you trust who made it, use --trust-bundle."
-        ) from error
-    except (RuntimeError, EOFError, ValueError, KeyError) as error:
-        raise ModelError(f"The weights {name} of the bundle {files.path} cannot be read: {error}.") from error
+    data = load_inside(files, name, trust=trust)
     for inner in (key, "model", "state_dict", "network"):
         if isinstance(data, dict) and isinstance(data.get(inner), dict):
             data = data[inner]
@@ -325,6 +315,27 @@ def _state(files: Files, name: str, key: str, *, trust: bool) -> Any:
     if not isinstance(data, dict):
         raise ModelError(f"The weights {name} of the bundle {files.path} are no table of tensors.")
     return {str(k).removeprefix("module."): v for k, v in data.items()}
+
+
+def load_inside(files: Files, name: str, *, trust: bool = False) -> Any:
+    """Return what a checkpoint in a bundle holds; `name` may begin with ``./``."""
+    name = posixpath.normpath(name)
+    data = files.read(name, WEIGHTS_LIMIT)
+    return weights_io.load_checkpoint(data, f"{name} of the bundle {files.path}", trust=trust)
+
+
+def functions(files: Files, device: Device) -> dict[str, Any]:
+    """Return what some functions mean to a bundle that runs here: which device there is, and what it may load."""
+
+    def here(name: Any = "cpu", *more: Any) -> torch.device:
+        asked = torch.device(name, *more)
+        return device.torch if asked.type != "cpu" else asked
+
+    return {
+        "torch.cuda.is_available": lambda: device.torch.type == "cuda",
+        "torch.device": here,
+        "torch.load": lambda path, *_, **__: load_inside(files, str(path)),
+    }
 
 
 def _keys(settings: config.Config, raw: Any) -> tuple[str, ...]:
@@ -353,7 +364,11 @@ def _first(transforms: Sequence[Any], name: str) -> int | None:
 def _has(compose: Any, name: str, setting: str = "") -> bool:
     """Tell whether a transform is among those of a Compose, and whether it has a setting."""
     found = [t for t in getattr(compose, "transforms", ()) if components.plain(type(t).__name__) == name]
-    return any(not setting or any(np.atleast_1d(getattr(t, setting, False))) for t in found)
+    return any(not setting or _has_one(t, setting) for t in found)
+
+
+def _has_one(transform: Any, setting: str) -> bool:
+    return any(np.atleast_1d(getattr(transform, setting, False)))
 
 
 @contextlib.contextmanager

@@ -14,6 +14,7 @@ from inspection_core.geometry import Geometry
 from inspection_core.image import Image
 from inspection_core.infer import predict
 from inspection_core.models import FITTERS, MODELS, load_predictor, monai_unet, timm_unet, weights
+from inspection_core.models.exported import make as make_exported
 from inspection_core.models.intensity_band import make
 
 CPU = Device("cpu")
@@ -33,9 +34,9 @@ def card_of(view: str, **changes) -> ModelCard:
 
 
 def untrained(architecture, module):
-    """A maker of two networks with random weights."""
+    """Return what makes two networks with random weights."""
 
-    def write(folder, card):
+    def write(folder, card, _):
         parameters = {"members": 2} | ({"channels": (4, 8)} if architecture == "monai-unet" else {})
         card = replace(card, architecture=architecture, parameters=parameters)
         torch.manual_seed(0)
@@ -45,20 +46,34 @@ def untrained(architecture, module):
     return write
 
 
+def exported(kind: str):
+    """Return what makes a model folder of a file of `kind`."""
+
+    def write(folder, card, networks):
+        channels = len(card.channels) * (2 * card.preparation.neighbours + 1)
+        network = networks.convolution(channels, 1 + len(card.classes), len(VIEWS[card.preparation.view]))
+        return make_exported(
+            folder,
+            replace(card, parameters={"activation": "softmax"}),
+            networks.KINDS[kind](folder.with_name("net"), network, channels),
+        )
+
+    return write
+
+
 # architecture: (what makes a model of two channels and two classes, the views that it has)
 MAKERS = {
-    "intensity-band": (lambda folder, card: make(folder, card, [(0.3, 0.6), (0.6, 0.9)]), tuple(VIEWS)),
+    "intensity-band": (lambda folder, card, networks: make(folder, card, [(0.3, 0.6), (0.6, 0.9)]), tuple(VIEWS)),
     "monai-unet": (untrained("monai-unet", monai_unet), ("volume",)),
     "timm-unet": (untrained("timm-unet", timm_unet), ("slices",)),
+    **{kind: (exported(kind), tuple(VIEWS)) for kind in ("onnx", "openvino", "torchscript")},
 }
-FILES = {"onnx", "openvino", "torchscript"}
-"""Files of other makers, in `test_exported`."""
 
 
 @pytest.fixture(params=[(name, view) for name, (_, views) in MAKERS.items() for view in views], ids="-".join)
-def loaded(request, tmp_path):
+def loaded(request, tmp_path, networks):
     name, view = request.param
-    card = MAKERS[name][0](tmp_path / "m", card_of(view))
+    card = MAKERS[name][0](tmp_path / "m", card_of(view), networks)
     return card, load_predictor(tmp_path / "m", card, CPU)
 
 
@@ -69,7 +84,7 @@ def batch(card: ModelCard, count: int = 2) -> torch.Tensor:
 
 
 def test_every_architecture_is_tested_here_or_has_a_fitter():
-    assert set(MODELS) == set(MAKERS) | set(FITTERS) | FILES
+    assert set(MODELS) == set(MAKERS) | set(FITTERS)
 
 
 def test_probabilities_of_all_classes_and_the_background(loaded):

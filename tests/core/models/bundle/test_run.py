@@ -1,6 +1,7 @@
 """Bundles at work: their own way from an image to a mask, and the mask on the image's own grid."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -34,9 +35,7 @@ def test_a_mask_comes_back_on_the_grid_of_an_oblique_anisotropic_and_flipped_sca
     image, inside = make.ball()
     prediction = predict(image, load(make.spleen(tmp_path / "spleen")))
     assert prediction.mask.shape == image.geometry.shape == inside.shape
-    assert (
-        dice(prediction.mask > 0, inside) > 0.94
-    )  # planes are 4.7 mm apart, and the network's grid lies askew to them
+    assert dice(prediction.mask > 0, inside) > 0.94  # planes are 4.7 mm apart
     (finding,) = prediction.findings
     centre = image.geometry.index_to_world(np.argwhere(inside).mean(axis=0))
     assert np.linalg.norm(np.array(finding.centroid_world) - centre) < 0.5
@@ -146,6 +145,30 @@ def test_parts_that_lie_in_each_other_keep_their_names(make, tmp_path, after, cl
     assert overlap == (after is SIGMOID)
 
 
+@pytest.mark.parametrize("back", [True, False], ids=["inverted", "left on the network's grid"])
+def test_a_file_for_each_sequence(make, tmp_path, back):
+    network, state = make.threshold_net(3, [(0, None), (1, 0.5)], channels=2)
+    keys = {"keys": ["t1", "t2"]}
+    before = [
+        {"_target_": "LoadImaged", **keys},
+        {"_target_": "EnsureChannelFirstd", **keys},
+        {"_target_": "Orientationd", **keys, "axcodes": "RAS"},
+        {"_target_": "Spacingd", **keys, "pixdim": [1.5, 1.5, 2.0], "mode": "bilinear"},
+        {"_target_": "ScaleIntensityRanged", **keys, "a_min": -100, "a_max": 100, "b_min": 0, "b_max": 1},
+        {"_target_": "ConcatItemsd", **keys, "name": "image"},
+    ]
+    invert = {"_target_": "Invertd", "keys": "pred", "transform": "@preprocessing", "orig_keys": "t1",
+              "nearest_interp": False, "to_tensor": True}  # fmt: skip
+    after = [*([invert] if back else []), {"_target_": "AsDiscreted", "keys": "pred", "argmax": True}]
+    conf = make.config(network, before, after)
+    make.write(tmp_path / "m", conf, make.metadata(["T1", "T2"], ["background", "x"], [96] * 3), state)
+    image, inside = make.ball(channels=("T2", "T1"))
+    array = image.array.copy()
+    array[1] = -100  # nothing to be seen in T1
+    prediction = predict(Image(array, image.geometry, ("T2", "T1")), load(tmp_path / "m"))
+    assert dice(prediction.mask > 0, inside) > 0.9
+
+
 def endoscope(make, folder):
     """Write a 2-D bundle in the manner of the zoo's endoscopic tool: what is red is one."""
     network, state = make.threshold_net(2, [(0, None), (0, 0.5)], channels=3)
@@ -215,6 +238,24 @@ def test_whatever_the_end_is(make, tmp_path, after):
     assert prediction.score[~inside].mean() < 0.1
 
 
+@pytest.mark.parametrize("softmax", [True, False], ids=["probabilities", "as the network gives them"])
+def test_beyond_what_a_bundle_cut_away_is_background(make, tmp_path, softmax):
+    network, state = make.threshold_net(3, [(0, None), (0, 0.5)])
+    before = [
+        *make.LOAD,
+        {"_target_": "CropForegroundd", "keys": "image", "source_key": "image", "select_fn": "$lambda x: x > 50"},
+        {"_target_": "ScaleIntensityRanged", "keys": "image", "a_min": -57, "a_max": 164, "b_min": 0, "b_max": 1},
+    ]
+    after = make.SPLEEN_AFTER if softmax else make.SPLEEN_AFTER[1:]
+    conf = make.config(network, before, after)
+    make.write(tmp_path / "m", conf, make.metadata(["image"], ["background", "spleen"], [96] * 3), state)
+    image, inside = make.ball()
+    prediction = predict(image, load(tmp_path / "m"))
+    assert np.array_equal(prediction.mask > 0, inside)
+    assert prediction.score[inside].min() > 0.9
+    assert prediction.score[~inside].max() < 0.1
+
+
 @pytest.mark.parametrize("prefix", ["", "spleen_v0.3.1/"])
 def test_an_archive_is_as_good_as_a_folder(make, tmp_path, prefix):
     folder = make.unet(tmp_path / "unet")
@@ -232,7 +273,9 @@ def test_yaml_reads_as_json_does(make, tmp_path):
     path.with_suffix(".yaml").write_text(yaml.safe_dump(json.loads(path.read_text())), encoding="utf-8")
     before = load(folder).card
     path.unlink()
-    assert load(folder).card == before
+    after = load(folder).card
+    assert replace(after, parameters=before.parameters) == before
+    assert after.parameters["inference_sha256"] != before.parameters["inference_sha256"]
 
 
 def test_the_card_says_what_the_bundle_says_of_itself(make, tmp_path):
@@ -260,6 +303,12 @@ def test_only_known_prefixes_are_taken_for_one(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "bundle:x").mkdir()
     assert host_of("bundle:x") == ""
+
+
+def test_a_prefix_that_was_forgotten(make, tmp_path):
+    folder = make.spleen(tmp_path / "m")
+    with pytest.raises(ModelError, match=rf"configs/metadata\.json: name it as bundle:{folder}\.$"):
+        Engine("cpu").load(folder)
 
 
 def test_a_picture_for_a_bundle_of_volumes(make, tmp_path):
