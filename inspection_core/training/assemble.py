@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,17 +16,18 @@ from torch import Tensor, nn
 
 from inspection_core.card import Calibration, InputCheck, ModelCard
 from inspection_core.cases import Case, read_case
+from inspection_core.confidence import temper
 from inspection_core.confidence_fit import LabelledFindings, VoxelSample, fit_findings
 from inspection_core.device import Device
 from inspection_core.engine import LoadedModel
-from inspection_core.infer import cells_in, predict
+from inspection_core.infer import Begun, Forwarded, begin, cells_in, complete, forward
 from inspection_core.input_check import fit_input_check, input_features
 from inspection_core.io.atomic import write_text
 from inspection_core.io.results import dump
 from inspection_core.lesions import compare
 from inspection_core.models import Predictor, monai_unet, timm_unet, weights
 from inspection_core.placement import Placement
-from inspection_core.prepare import prepare
+from inspection_core.prepare import Prepared
 from inspection_core.training.config import Config
 from inspection_core.training.samples import Study
 
@@ -39,6 +41,10 @@ PREDICTORS: Mapping[str, Callable[[Sequence[Any], ModelCard], Any]] = {
     "monai-unet": lambda networks, card: monai_unet.MonaiUNet(networks),
 }
 """Architecture -> trained networks as a predictor."""
+
+
+Pair = tuple[LoadedModel, Case]
+"""A patient, and the network that did not see it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,34 +112,11 @@ def assemble(
     """
     card = config.card
     pairs = [(as_model([m.network], card, out, device), case) for m in members for case in m.held_back]
-    voxels, overlaps = VoxelSample(), []
-    for k, (model, case) in enumerate(pairs):
-        image, mask = read_case(case, card.channels)
-        ready = prepare(image, card)
-        place = cast("Placement", ready.placement)  # the view "image" is not trained
-        foreground, _ = model.run_classes(ready.pixels)
-        inner = (slice(None), *(slice(n) for n in place.resized))
-        classes, truth = foreground[inner][: len(card.classes)], _on_grid(mask, place.view, place.resized)
-        voxels.add(classes, truth)
-        overlaps.append(_overlaps(classes, truth))
-        show("calibrating", k + 1, 2 * len(pairs))
-    temperature = voxels.fit() if pairs else 1.0
-    if pairs and len(card.classes) == 1:
-        best = CUTS[int(np.mean(overlaps, axis=0).argmax())]
-        odds = (best / (1 - best)) ** (1 / temperature)  # the same cut after tempering
-        card = replace(card, policy=replace(card.policy, voxel=round(odds / (1 + odds), 4)))
-    calibration = replace(card.calibration, temperature=temperature)
-    rows, labelled = [], []
-    for k, (model, case) in enumerate(pairs):
-        image, mask = read_case(case, card.channels)
-        warm = replace(model.card, calibration=calibration, policy=card.policy)
-        found = predict(image, replace(model, card=warm))
-        counts = compare(found.mask, mask, found.findings, card.classes)
-        place = cast("Placement", prepare(image, card).placement)  # the view "image" is not trained
-        cells = cells_in(place) / image.geometry.voxel_size
-        labelled.append(LabelledFindings(case.name, found.findings, counts.true, cells))
-        rows.append(_row(case.name, found.mask, mask, len(card.classes), counts.found, counts.true))
-        show("calibrating", len(pairs) + k + 1, 2 * len(pairs))
+    with tempfile.TemporaryDirectory(dir=out) as folder:
+        kept = [Path(folder) / f"{k}.npy" for k in range(len(pairs))]
+        card, temperature = _first_pass(pairs, card, kept, lambda k: show("calibrating", k, 2 * len(pairs)))
+        warm = replace(card, calibration=replace(card.calibration, temperature=temperature))
+        labelled, rows = _second_pass(pairs, warm, kept, lambda k: show("calibrating", len(pairs) + k, 2 * len(pairs)))
     calibration = Calibration(temperature=temperature)
     metrics: dict[str, Any] = {}
     if pairs:
@@ -156,6 +139,64 @@ def assemble(
         metrics={**card.metrics, **{f"crossfit_{k}": v for k, v in metrics.items()}},
     )
     return weights.save(out, card, _stored([m.network for m in members], card))
+
+
+def _first_pass(
+    pairs: Sequence[Pair], card: ModelCard, kept: Sequence[Path], done: Callable[[int], None]
+) -> tuple[ModelCard, float]:
+    """Put each patient through the network that did not see it; return the card with its cut, and the temperature.
+
+    What the networks give is kept in files: it takes the most time, and is needed twice.
+    """
+    voxels, overlaps = VoxelSample(), []
+    for k, (model, case) in enumerate(pairs):
+        image, mask = read_case(case, card.channels)
+        begun = begin(image, model)
+        (given,) = forward([begun], model)
+        foreground = cast("NDArray[np.float16]", given.output)
+        np.save(kept[k], foreground)
+        place = _place(begun)
+        inner = (slice(None), *(slice(n) for n in place.resized))
+        classes, truth = foreground[inner][: len(card.classes)], _on_grid(mask, place.view, place.resized)
+        voxels.add(classes, truth)
+        overlaps.append(_overlaps(classes, truth))
+        done(k + 1)
+    temperature = voxels.fit() if pairs else 1.0
+    if pairs and len(card.classes) == 1:
+        best = CUTS[int(np.mean(overlaps, axis=0).argmax())]
+        odds = (best / (1 - best)) ** (1 / temperature)  # the same cut after tempering
+        card = replace(card, policy=replace(card.policy, voxel=round(odds / (1 + odds), 4)))
+    return card, temperature
+
+
+def _second_pass(
+    pairs: Sequence[Pair], card: ModelCard, kept: Sequence[Path], done: Callable[[int], None]
+) -> tuple[list[LabelledFindings], list[dict[str, Any]]]:
+    """Return the findings of each patient at the card's temperature and cut, and a row of figures."""
+    labelled, rows = [], []
+    for k, (model, case) in enumerate(pairs):
+        image, mask = read_case(case, card.channels)
+        begun = begin(image, model)
+        output = _tempered(np.load(kept[k]), card.calibration.temperature, len(card.classes))
+        found = complete(Forwarded(begun, output, None, {}), replace(model, card=card))
+        counts = compare(found.mask, mask, found.findings, card.classes)
+        cells = cells_in(_place(begun)) / image.geometry.voxel_size
+        labelled.append(LabelledFindings(case.name, found.findings, counts.true, cells))
+        rows.append(_row(case.name, found.mask, mask, len(card.classes), counts.found, counts.true))
+        done(k + 1)
+    return labelled, rows
+
+
+def _place(begun: Begun) -> Placement:
+    return cast("Placement", cast("Prepared", begun.prepared).placement)  # the view "image" is not trained
+
+
+def _tempered(foreground: NDArray[Any], temperature: float, classes: int) -> NDArray[np.float16]:
+    """Return what the network gives at a temperature, from what it gave at 1."""
+    given = torch.from_numpy(foreground.astype(np.float32))
+    background = 1 - given[:classes].sum(dim=0, keepdim=True)
+    tempered = temper(torch.cat([background.clamp_min(0), given])[None], temperature, 1 + classes)
+    return np.asarray(tempered[0, 1:].half().numpy())
 
 
 def _overlaps(foreground: NDArray[Any], truth: NDArray[np.uint8]) -> list[float]:
