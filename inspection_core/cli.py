@@ -254,7 +254,8 @@ def screen(
                 folder,
                 chosen_engine(engine, token_file, ca, device).load(model),
                 out,
-                command=f"inspection screen {folder} --model {model} --out {out}",
+                command=f"inspection screen {folder} --model {model} --out {out}"
+                + (f" --engine {engine}" if engine else ""),
                 progress=lambda n, total: show("screening", n, total),
             )
         result.outputs.extend(map(str, done.outputs))

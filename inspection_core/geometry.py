@@ -65,7 +65,8 @@ class Geometry:
             raise GeometryError("The affine must be finite. Got NaN or infinity; check the file's orientation fields.")
         if not np.allclose(affine[n], [0.0] * n + [1.0]):
             raise GeometryError(f"The last row of an affine is 0 ... 0 1. Got {affine[n].tolist()}.")
-        lengths = np.linalg.norm(affine[:n, :n], axis=0)
+        with np.errstate(over="ignore"):  # beyond what floats hold: infinite, and refused next
+            lengths = np.linalg.norm(affine[:n, :n], axis=0)
         if (lengths == 0).any() or abs(np.linalg.det(affine[:n, :n] / lengths)) < 1e-9:
             raise GeometryError(
                 "The affine must be invertible: the axes of the grid may not be parallel or of zero length. "

@@ -108,7 +108,8 @@ def prepare(image: Image, card: ModelCard, most: int = MAX_VOXELS) -> Prepared:
     Raises
     ------
     ReadError
-        If the image has another number of axes, or other value type or channels than the model can take.
+        If the image has another number of axes, or other value type or channels than the model can take, or holds
+        values that are not finite.
     """
     import torch
     import torch.nn.functional as F
@@ -129,7 +130,13 @@ def prepare(image: Image, card: ModelCard, most: int = MAX_VOXELS) -> Prepared:
     low, high = preparation.window
     pixels = torch.empty((len(array), *size), dtype=torch.float32)
     for channel, plane in zip(pixels, array, strict=True):  # one at a time bounds memory for very large images
-        whole = torch.from_numpy(np.array(plane, dtype=np.float32, order="C"))[None, None]  # images are read-only
+        with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is refused next
+            values = np.array(plane, dtype=np.float32, order="C")  # images are read-only
+        if plane.dtype.kind == "f" and not np.isfinite(values).all():
+            raise ReadError(
+                f"{image.name}: holds NaN or infinity, which no score can come from. Set such values to numbers first."
+            )
+        whole = torch.from_numpy(values)[None, None]
         if size != tuple(plane.shape):
             whole = F.interpolate(whole, size=size, mode="bilinear", antialias=True, align_corners=False)
         channel.copy_(whole[0, 0]).sub_(low).div_(high - low)
@@ -325,7 +332,8 @@ def _normalised(view: NDArray[Any], shift: float, gain: float, preparation: Prep
     import torch
 
     for plane in view:
-        raw = np.array(plane, dtype=np.float32, order="C")
+        with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and that 0
+            raw = np.array(plane, dtype=np.float32, order="C")
         if plane.dtype.kind == "f":
             np.nan_to_num(raw, copy=False, nan=0.0, posinf=0.0, neginf=0.0)
         values = (raw - np.float32(shift)) * np.float32(gain)

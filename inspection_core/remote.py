@@ -157,7 +157,8 @@ class RemoteEngine:
                     card = ModelCard.from_toml(text.decode("utf-8"), f"the card of {name} on {self.url}")
                 except (UnicodeDecodeError, ModelError) as error:
                     raise EngineError(f"The server {self.url} sent a card that cannot be read: {error}") from error
-                self._models[name] = RemoteModel(self, card, self._most_bytes)
+                training = {k: v for k, v in card.training.items() if k != "folder"}  # a folder of another machine
+                self._models[name] = RemoteModel(self, replace(card, training=training), self._most_bytes)
             return self._models[name]
 
     def _offer(self) -> tuple[str, ...]:
@@ -207,19 +208,16 @@ class RemoteEngine:
                     preload_content=False,
                     redirect=False,  # a token goes nowhere else
                 )
-                try:
-                    data = answer.read(most + 1, decode_content=False)
-                finally:
-                    answer.release_conn()
+                data = _body(answer, most)
             except urllib3.exceptions.HTTPError as error:
                 raise EngineError(f"The server {self.url} cannot be reached: {_why(error)}") from error
             if answer.status == 200:
-                if len(data) > most or answer.headers.get("Content-Encoding", "identity") != "identity":
+                if data is None or answer.headers.get("Content-Encoding", "identity") != "identity":
                     raise EngineError(f"The server {self.url} sent more than it should, or compressed. Check the URL.")
                 return 200, answer.headers.get("Content-Type", "").partition(";")[0], data
             pause = _pause(answer)
             if pause is None or time.monotonic() + pause > give_up:
-                raise self._refusal(answer.status, data)
+                raise self._refusal(answer.status, data or b"")
             time.sleep(pause)
 
     def _refusal(self, status: int, data: bytes) -> InspectionError:
@@ -354,8 +352,24 @@ def _pool(ca: Path | None) -> urllib3.PoolManager:
         respect_retry_after_header=False,  # `ask` does
     )
     return urllib3.PoolManager(
-        maxsize=16, ssl_context=context, retries=retries, timeout=urllib3.Timeout(CONNECT_SECONDS, ANSWER_SECONDS)
+        maxsize=16,
+        ssl_context=context,
+        retries=retries,
+        timeout=urllib3.Timeout(connect=CONNECT_SECONDS, read=ANSWER_SECONDS),
     )
+
+
+def _body(answer: urllib3.BaseHTTPResponse, most: int) -> bytes | None:
+    """Return the body of an answer, or None if it is longer than `most` bytes; one that breaks off is an error."""
+    pieces, rest = [], most
+    while piece := answer.read(1 << 20, decode_content=False):
+        rest -= len(piece)
+        if rest < 0:
+            answer.close()
+            return None
+        pieces.append(piece)
+    answer.release_conn()
+    return b"".join(pieces)
 
 
 def _pause(answer: urllib3.BaseHTTPResponse) -> float | None:
@@ -366,23 +380,33 @@ def _pause(answer: urllib3.BaseHTTPResponse) -> float | None:
     return min(max(int(after[:4]), 0.1), LONGEST_PAUSE)
 
 
-def _why(error: Exception) -> str:
-    """Return the innermost reason of urllib3's as one short line."""
-    reason: BaseException = error
-    while (inner := getattr(reason, "reason", None)) is not None and isinstance(inner, BaseException):
-        reason = inner
-    if isinstance(reason, ssl.SSLCertVerificationError):
-        return f"its certificate is not trusted ({reason.verify_message}). Name the right one with --ca."
-    if isinstance(reason, ssl.SSLError):
-        return "it does not speak TLS as expected. Check https and the port."
-    name = type(reason).__name__
-    text = {
-        "ConnectTimeoutError": "no answer in time",
-        "ReadTimeoutError": "no answer in time",
-        "NameResolutionError": "its name is unknown",
-        "NewConnectionError": "nothing listens there",
-        "ConnectionRefusedError": "nothing listens there",
-        "ProtocolError": "the connection broke off",
-        "IncompleteRead": "the answer broke off",
-    }.get(name, name)
-    return f"{text}. Check the URL, and that the server runs."
+def _why(error: BaseException) -> str:
+    """Return the reason of an error of urllib3, which wraps it several times, as one short line."""
+    reasons = [error]
+    while True:
+        last = reasons[-1]
+        inner = [e for e in (getattr(last, "reason", None), *last.args) if isinstance(e, BaseException)]
+        if not inner:
+            break
+        reasons.append(inner[0])
+    for reason in reversed(reasons):
+        if isinstance(reason, ssl.SSLCertVerificationError):
+            return f"its certificate is not trusted ({reason.verify_message}). Name the right one with --ca."
+        if isinstance(reason, ssl.SSLError):
+            return "it does not speak TLS as expected. Check https and the port."
+        if text := REASONS.get(type(reason).__name__):
+            return f"{text}. Check the URL, and that the server runs."
+    return f"{type(reasons[-1]).__name__}. Check the URL, and that the server runs."
+
+
+REASONS = {
+    "ConnectTimeoutError": "no answer in time",
+    "ReadTimeoutError": "no answer in time",
+    "NameResolutionError": "its name is unknown",
+    "NewConnectionError": "nothing listens there",
+    "ConnectionRefusedError": "nothing listens there",
+    "RemoteDisconnected": "the connection broke off",
+    "ProtocolError": "the connection broke off",
+    "IncompleteRead": "the answer broke off",
+}
+"""What the classes of urllib3's errors mean."""

@@ -119,7 +119,7 @@ def prediction_from_bytes(data: bytes, image: Image) -> Prediction:
             geometry=image.geometry,
             score=arrays["score"],
             mask=arrays["mask"],
-            findings=tuple(_finding(f) for f in about["findings"]),
+            findings=tuple(_finding(f, image.geometry.shape) for f in about["findings"]),
             image_score=float(about["image_score"]),
             p_value=_maybe(about["p_value"]),
             verdict=_verdict(about["verdict"]),
@@ -136,8 +136,11 @@ def prediction_from_bytes(data: bytes, image: Image) -> Prediction:
         raise ReadError(f"A prediction came with entries that are missing or of another kind ({error!r}).") from error
 
 
-def _finding(data: Mapping[str, Any]) -> Finding:
+def _finding(data: Mapping[str, Any], shape: tuple[int, ...]) -> Finding:
     near = data["neighbour"]
+    box = list(zip(data["start"], data["stop"], shape, strict=True))
+    if not all(0 <= start < stop <= n for start, stop, n in box):
+        raise ValueError(box)
     return Finding(
         id=int(data["id"]),
         label=str(data["label"]),

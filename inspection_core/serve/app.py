@@ -6,9 +6,11 @@ import asyncio
 import contextlib
 import logging
 import time
+import traceback
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path as FilePath
 from typing import Annotated, Any, Literal, cast
 
 from fastapi import APIRouter, FastAPI, HTTPException, Path, Request, Response, Security
@@ -29,7 +31,7 @@ from inspection_core.serve.gate import Gate, Place, too_large
 from inspection_core.serve.limits import Limits, RefusalError
 from inspection_core.serve.shared import SharedModel
 from inspection_core.serve.tokens import Tokens
-from inspection_core.serve.work import GIVEN, JSON_TYPE, TAKEN, answer
+from inspection_core.serve.work import GIVEN, JSON_TYPE, TAKEN, Answer, answer
 
 log = logging.getLogger("inspection_core.serve")
 
@@ -210,7 +212,7 @@ def make_app(models: Mapping[str, LoadedModel], tokens: Tokens, limits: Limits |
 
     @private.get("/openapi.json", include_in_schema=False)
     async def schema() -> JSONResponse:
-        return JSONResponse(app.openapi())
+        return JSONResponse(_description(app, shared))
 
     @private.get("/v1/models", tags=["models"])
     async def list_models() -> ModelList:
@@ -226,7 +228,8 @@ def make_app(models: Mapping[str, LoadedModel], tokens: Tokens, limits: Limits |
         "/v1/models/{model}",
         tags=["models"],
         response_class=Response,
-        responses=_refusals(404) | {200: {"description": "The card, as TOML.", "content": {"application/toml": {}}}},
+        responses=_refusals(404, 422)
+        | {200: {"description": "The card, as TOML.", "content": {"application/toml": {}}}},
     )
     async def show_model(model: ModelId) -> Response:
         """Give a model's card, as TOML; without the folder that it was made from, which is this machine's business."""
@@ -265,9 +268,10 @@ def make_app(models: Mapping[str, LoadedModel], tokens: Tokens, limits: Limits |
                 if await request.is_disconnected():  # while it waited; nobody would read the answer
                     raise RefusalError(400, "gone", "The client has gone.")
                 done = await asyncio.get_running_loop().run_in_executor(
-                    pool, answer, parts, taken, given, network, limits.max_pixels
+                    pool, _answer, parts, taken, given, network, limits.max_pixels
                 )
             figures.predicted(done.prediction, waited)
+            place.answer(len(done.body))
             return _Held(done.body, given, place, limits.send_seconds)
         except BaseException:
             place.give_back()
@@ -275,6 +279,30 @@ def make_app(models: Mapping[str, LoadedModel], tokens: Tokens, limits: Limits |
 
     app.include_router(private)
     return app
+
+
+def _description(app: FastAPI, models: Mapping[str, SharedModel]) -> dict[str, Any]:
+    """Return the description of the API, with the ids that a model may have here."""
+    schema = app.openapi()
+    for operations in schema["paths"].values():
+        for operation in operations.values():
+            for parameter in operation.get("parameters", ()):
+                if parameter["name"] == "model":
+                    parameter["schema"] |= {"enum": sorted(models)}
+    return schema
+
+
+def _answer(parts: list[bytes], taken: str, given: str, model: LoadedModel, max_pixels: int) -> Answer:
+    """Predict; of an error that nobody foresaw the log gets kind and place, not the text, which may quote an image."""
+    try:
+        return answer(parts, taken, given, model, max_pixels)
+    except InspectionError:
+        raise
+    except Exception as error:  # noqa: BLE001 - whatever a network raises
+        frames = traceback.extract_tb(error.__traceback__)
+        place = " < ".join(f"{FilePath(f.filename).name}:{f.lineno}" for f in reversed(frames))
+        log.error("a prediction failed: %s at %s", type(error).__name__, place)
+        raise RefusalError(500, "internal", "The server made an error; its log says more.") from None
 
 
 def _shared(model: LoadedModel, limits: Limits, figures: Figures) -> SharedModel:

@@ -150,6 +150,11 @@ class Place:
         self._held += count
         self._gate.held += count
 
+    def answer(self, count: int) -> None:
+        """Count an answer in place of its upload; new uploads are refused while slow clients leave theirs lying."""
+        self._gate.held += count - self._held
+        self._held = count
+
     def give_back(self) -> None:
         """Give the place back; a second time does nothing."""
         if self._open:

@@ -130,6 +130,14 @@ class PatientProtocol(H11Protocol):
         super().connection_made(transport)
         self.loop.call_later(self.seconds, self._look, None)
 
+    def shutdown(self) -> None:
+        """Hang up on an idle client when the server stops; TLS would wait half a minute for its goodbye."""
+        idle = self.cycle is None or self.cycle.response_complete
+        if idle and not self.transport.get_write_buffer_size():
+            self.transport.abort()
+        else:
+            super().shutdown()
+
     def _look(self, before: object) -> None:
         if self.transport.is_closing():
             return

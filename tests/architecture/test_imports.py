@@ -19,7 +19,8 @@ NO_TORCH = (
 )
 EVERYTHING = (
     "inspection_core.cli, inspection_core.screen, inspection_core.evaluate, inspection_core.demo, "
-    "inspection_core.doctor, inspection_core.report, inspection_core.learn, inspection_core.engine"
+    "inspection_core.doctor, inspection_core.report, inspection_core.learn, inspection_core.engine, "
+    "inspection_core.remote, inspection_core.serve.run"
 )
 
 

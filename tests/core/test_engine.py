@@ -58,6 +58,22 @@ def test_tiles_give_what_the_whole_gives(rows, columns, overlap, batch):
 
 
 @pytest.mark.parametrize("batch", [1, 4])
+def test_images_in_company_get_what_they_get_alone(batch):
+    device = Device("cpu", batch)
+    sizes = [(64, 64), (64, 192), (32, 64), (64, 64), (160, 160)]
+    images = [picture(*size) + i for i, size in enumerate(sizes)]
+    predictor = Blocks()
+    together = run_images(predictor, images, device, 64, 0.25, 16)
+    assert {b[0] for b in predictor.batches} == {batch}
+    for pixels, grid in zip(images, together, strict=True):
+        alone = run_windows(Blocks(), pixels, device, 64, 0.25, 16)
+        assert grid.score.tobytes() == alone.score.tobytes()
+        assert np.array_equal(grid.neighbour, alone.neighbour)
+    count = sum(len(plan(size, 64, 0.25, 16)) for size in sizes)
+    assert len(predictor.batches) <= count if batch == 1 else len(predictor.batches) < count / 2
+
+
+@pytest.mark.parametrize("batch", [1, 4])
 def test_batches_always_have_one_size(batch):
     predictor = Blocks()
     run_windows(predictor, picture(64, 192), Device("cpu", batch), 64, 0.25, 16)

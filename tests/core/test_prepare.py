@@ -161,6 +161,20 @@ def test_colour_turned_to_grey_is_said():
     assert warnings == ("colour image turned to grey, as the model takes",)
 
 
+def test_the_order_in_memory_changes_no_bit_of_grey():
+    planes = np.random.default_rng(0).integers(0, 256, (3, 61, 97), dtype=np.uint8)
+    plain, _ = match_channels(image_of(*planes), ("grey",))
+    interleaved = np.moveaxis(np.ascontiguousarray(np.moveaxis(planes, 0, -1)), -1, 0)
+    array, _ = match_channels(Image(interleaved, Geometry.pixels((61, 97)), RGB), ("grey",))
+    assert array.tobytes() == plain.tobytes()
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, np.finfo(np.float64).max])
+def test_what_is_not_finite_is_refused(value):
+    with pytest.raises(ReadError, match="image: holds NaN or infinity"):
+        prepare(image_of(np.full((32, 32), value)), card_of())
+
+
 VOLUME = Image(np.zeros((1, 2, 2, 2), np.uint8), Geometry.pixels((2, 2, 2)), ("grey",))
 # name: (image, card, message)
 REFUSED = {

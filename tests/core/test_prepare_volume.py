@@ -48,6 +48,28 @@ def test_z_scores_of_all_and_of_what_is_not_zero():
     assert abs(pixels[array != 0].std() - 1) < 1e-5
 
 
+@pytest.mark.parametrize("foreground", ["all", "nonzero"])
+@pytest.mark.parametrize("normalise", ["window", "z-score", "percentile"])
+def test_the_order_in_memory_changes_no_bit(normalise, foreground):
+    """Files store their voxels in many orders; what comes from a server's client is in C order."""
+    array = np.random.default_rng(0).normal(1000, 300, (7, 45, 83)).astype(np.float32)
+    card = card_of(normalise=normalise, foreground=foreground)
+    plain = prepare(scan(array), card).pixels.numpy().tobytes()
+    for axes in ((2, 1, 0), (1, 0, 2), (0, 2, 1)):
+        stored = np.ascontiguousarray(array.transpose(axes)).transpose(np.argsort(axes))
+        assert prepare(scan(stored), card).pixels.numpy().tobytes() == plain
+    gaps = np.zeros((7, 45, 2 * 83), np.float32)
+    gaps[..., ::2] = array
+    assert prepare(scan(gaps[..., ::2]), card).pixels.numpy().tobytes() == plain
+
+
+def test_a_caller_may_ask_for_less_memory():
+    array = np.zeros((4, 8, 8), np.float32)
+    assert prepare(scan(array), card_of(), most=4 * 8 * 8).pixels.shape == (1, 4, 8, 8)
+    with pytest.raises(ReadError, match="too large"):
+        prepare(scan(array), card_of(), most=4 * 8 * 8 - 1)
+
+
 def test_percentiles_of_each_channel():
     a, b = values(seed=1), (values(seed=2) * 7).astype(np.int16)
     card = card_of(MR[:2], normalise="percentile", percentiles=(10.0, 90.0), clip=True)
