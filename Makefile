@@ -6,9 +6,10 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 DEMO_OUT ?= demo-output
-# Debian packages that the tests use: a real browser, to look at the report with, and DICOM tools that we did not write.
-SYSTEM_PACKAGES := chromium chromium-driver dcmtk dicom3tools plastimatch
-SYSTEM_COMMANDS := chromium chromedriver dcmdump dciodvfy plastimatch
+# Debian packages that the tests use: a real browser, to look at the report with, DICOM tools that we did not
+# write, a database server and a message broker.
+SYSTEM_PACKAGES := chromium chromium-driver dcmtk dicom3tools plastimatch postgresql mosquitto
+SYSTEM_COMMANDS := chromium chromedriver dcmdump dciodvfy plastimatch psql mosquitto
 export INSPECTION_DATA ?= $(abspath ../shared/data)
 
 help:
@@ -27,7 +28,7 @@ $(VENV)/installed: pyproject.toml
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || $(MAKE) --no-print-directory install-packages PACKAGES=python3-venv
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --editable ".[samples,dev]"
+	$(BIN)/python -m pip install --quiet --editable ".[samples,dev,cluster,postgres]"
 	@touch $@
 
 demo: setup

@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from inspection_core import __version__, cli_models, cli_predict, cli_scans, cli_serve, cli_train
-from inspection_core.cli_serve import Ca, EngineUrl, TokenFile, chosen_engine
+from inspection_core import __version__, cli_models, cli_predict, cli_runs, cli_scans, cli_screen, cli_serve, cli_train
 from inspection_core.errors import InspectionError, UsageError, printable
 
 if TYPE_CHECKING:
@@ -231,40 +230,8 @@ cli_predict.register(app)
 cli_train.register(app)
 
 
-@app.command()
-def screen(
-    folder: Annotated[Path, typer.Argument(help="Folder of images, searched to any depth.")],
-    model: ModelName,
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the run; continued if it is there.")],
-    device: DeviceName = "auto",
-    engine: EngineUrl = None,
-    token_file: TokenFile = None,
-    ca: Ca = None,
-    json: Json = None,
-) -> None:
-    """Put a whole folder through a model: results.csv, results.parquet and report.html. Resumes where it stopped."""
-    with outcome("screen", json) as result:
-        from inspection_core.screen import screen as run
-
-        result.inputs.append(str(folder))
-        if not folder.is_dir():
-            raise UsageError(f"{folder} is no folder. Give a folder of images; for single images use predict.")
-        with progress_bars() as show:
-            done = run(
-                folder,
-                chosen_engine(engine, token_file, ca, device).load(model),
-                out,
-                command=f"inspection screen {folder} --model {model} --out {out}"
-                + (f" --engine {engine}" if engine else ""),
-                progress=lambda n, total: show("screening", n, total),
-            )
-        result.outputs.extend(map(str, done.outputs))
-        result.errors.extend({"path": path, "type": "ReadError", "message": why} for path, why in done.failures)
-        result.warnings.extend(done.warnings)
-        result.extra = {"counts": done.counts, "new": done.new, "seconds": done.seconds}
-        if done.counts["failed"] and done.counts["failed"] == sum(done.counts.values()):
-            result.status = "failed"
-        console().print(show_counts(done.counts), f"Report: {out / 'report.html'}", sep="\n")
+cli_screen.register(app)
+cli_runs.register(app)
 
 
 def show_counts(counts: dict[str, int]) -> str:

@@ -102,6 +102,8 @@ def _parts() -> Iterator[Check]:
         ("timm (other backbones)", "timm", "broken", "pip install timm"),
         ("sample images for the demo", "elpv-dataset", "missing", 'pip install "inspection-suite[samples]"'),
         ("napari (viewer)", "napari", "missing", 'pip install "inspection-suite[viewer]"'),
+        ("Ray (screening on many machines)", "ray", "missing", 'pip install "inspection-suite[cluster]"'),
+        ("psycopg (runs in PostgreSQL)", "psycopg", "missing", 'pip install "inspection-suite[postgres]"'),
         ("Qt for the viewer", "PySide6-Essentials", "missing", 'pip install "inspection-suite[viewer]"'),
     )
     for name, package, otherwise, advice in parts:

@@ -17,7 +17,7 @@ from typing import Any
 from inspection_core import pipeline
 from inspection_core.engine import LoadedModel, Model
 from inspection_core.infer import Clock
-from inspection_core.inspector import Inspector, Moves, Task, Touched
+from inspection_core.inspector import Inspector, Moves, Task
 from inspection_core.io.identity import fingerprint
 from inspection_core.io.results import utf8
 from inspection_core.io.store import Row, RunStore
@@ -25,7 +25,9 @@ from inspection_core.session import (
     Listing,
     Options,
     Progress,
+    Record,
     Session,
+    Work,
     below,
     diagram,
     list_folder,
@@ -86,11 +88,6 @@ class Screening:
         """One row for each input, ordered by path, read from the database; of a large run these are many."""
         with RunStore(self.folder, self.database) as store:
             return tuple(store.rows())
-
-
-Record = Callable[[Sequence[Row | Touched]], None]
-Work = Callable[[Session, Iterator[Task], Record], None]
-"""Does tasks elsewhere, such as on a cluster, and records what comes out."""
 
 
 def screen(
@@ -204,20 +201,27 @@ def _do(work: Session, listing: Listing, progress: Progress, elsewhere: Work | N
     if elsewhere is not None:
         elsewhere(work, tasks(), record)
     else:
-        _here(work, work.inspector(total, moves), tasks, record)
+        _here(work, work.inspector(total, moves), tasks, record, depth=1 if listing.scans else None)
     # Last of all: until here, a row whose file is gone might have been that of a moved one.
     store.forget(names | {path for path in known if below(listing.locked, path)})
     return len(left)
 
 
-def _here(work: Session, inspector: Inspector, tasks: Callable[[], Iterator[Task]], record: Record) -> None:
-    """Do tasks in this process; those that it died with before come last, and by themselves."""
+def _here(
+    work: Session, inspector: Inspector, tasks: Callable[[], Iterator[Task]], record: Record, depth: int | None
+) -> None:
+    """Do tasks in this process; those that it died with before come last, and by themselves.
+
+    With a `depth` of one, few volumes are held at a time.
+    """
     store = work.store
     deaths = store.deaths()
     suspects = {name for name, death in deaths.items() if death.times >= SUSPECT}
     stages = inspector.stages(record)
     batch = work.model.device.batch if isinstance(work.model, LoadedModel) else 1
-    pipeline.run(_marked(store, (task for task in tasks() if task.name not in suspects)), stages, batch=batch)
+    pipeline.run(
+        _marked(store, (task for task in tasks() if task.name not in suspects)), stages, batch=batch, depth=depth
+    )
     if not suspects:
         return
     for task in tasks():

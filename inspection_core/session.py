@@ -17,7 +17,7 @@ from inspection_core.card import ModelCard
 from inspection_core.engine import LoadedModel, Model
 from inspection_core.errors import UsageError
 from inspection_core.inputs import Choices, Input, list_scans
-from inspection_core.inspector import MASKS, RESULTS, TABLES, Inspector, Moves, Touched, files_of, move_files
+from inspection_core.inspector import MASKS, RESULTS, TABLES, Inspector, Moves, Task, Touched, files_of, move_files
 from inspection_core.io.identity import fingerprint
 from inspection_core.io.raster import list_images
 from inspection_core.io.results import utf8
@@ -209,6 +209,13 @@ class Session:
         report = write_run_report(self.run / "report.html", self.store.rows, self.run, telling, truth)
         self.store.note({"finished": now()})
         return (*tables, report)
+
+
+Record = Callable[[Sequence[Row | Touched]], None]
+"""Takes what came out of a few inputs."""
+
+Work = Callable[[Session, Iterator[Task], Record], None]
+"""Does tasks elsewhere, such as on a cluster, and records what comes out."""
 
 
 @contextmanager

@@ -162,7 +162,9 @@ def _url(text: str) -> sql.URL:
 
 
 def _public(text: str) -> str:
-    return _url(text).set(password=None).render_as_string(hide_password=False)
+    url = _url(text)
+    plain = sql.URL.create(url.drivername, url.username, None, url.host, url.port, url.database, url.query)
+    return plain.render_as_string(hide_password=False)
 
 
 def _write_ahead(connection: Any, _: object) -> None:

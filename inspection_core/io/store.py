@@ -156,6 +156,18 @@ class RunStore:
             stack.callback(running.unlink, missing_ok=True)
             yield
 
+    def held(self) -> bool:
+        """Tell whether a process works on the run, as far as this machine knows."""
+        lock = filelock.FileLock(self._folder / RUN_LOCK)
+        try:
+            lock.acquire(timeout=0)
+        except filelock.Timeout:
+            return True
+        except OSError:  # a run that may only be read
+            return False
+        lock.release()
+        return False
+
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[sql.Connection]:
         try:
@@ -235,8 +247,9 @@ class RunStore:
 
     def forget(self, keep: set[str]) -> int:
         """Remove rows whose input is no longer there; return how many."""
-        gone = [path for path in self.known() if path not in keep]
         with self._transaction() as connection:
+            paths = connection.scalars(sql.select(results.c.path).where(results.c.run == self._run))
+            gone = [path for path in paths if path not in keep]
             for first in range(0, len(gone), CHUNK):
                 part = gone[first : first + CHUNK]
                 connection.execute(sql.delete(results).where(results.c.run == self._run, results.c.path.in_(part)))

@@ -98,6 +98,35 @@ def model(fitted) -> LoadedModel:
     return Engine("cpu").load(fitted.folder)
 
 
+@pytest.fixture(scope="session")
+def bright(tmp_path_factory) -> LoadedModel:
+    """A model that marks bright pixels of grey pictures: no network, for tests of the machinery around one."""
+    folder = tmp_path_factory.mktemp("models") / "bright"
+    card = ModelCard(
+        id="bright",
+        version="1",
+        architecture="intensity-band",
+        task="segmentation",
+        channels=("grey",),
+        score="1 - P(background)",
+        classes=("bright",),
+        preparation=Preparation(window=(0.0, 255.0), short_side=0, multiple=4, tile=64, view="slices"),
+        policy=Policy(kind="band", low=0.3, high=0.7),
+    )
+    make(folder, card, ((0.8, 2.0),))
+    return Engine("cpu").load(folder)
+
+
+@pytest.fixture
+def pictures(tmp_path) -> Path:
+    """Six grey pictures of 32 x 32 pixels, part00 to part05; part00 and part03 have a bright square."""
+    generator = np.random.default_rng(0)
+    made = [generator.integers(0, 180, (32, 32)).astype(np.uint8) for _ in range(6)]
+    for picture in made[::3]:
+        picture[8:16, 8:16] = 250
+    return Parts.write(tmp_path / "pictures", made)
+
+
 @pytest.fixture
 def band(tmp_path):
     """Make models that segment: ``band(view="slices")`` gives a folder; 1000 is its tumour, 0 is not."""
