@@ -4,7 +4,7 @@ Nothing is chosen here. The model comes from `inspection train configurations/tu
 and calibrations from cross-fitting on the training and validation patients; this script reads the test patients for the
 first time, writes what it finds on the card, and copies card, weights, licence and reliability diagram.
 
-    INSPECTION_DATA=... python benchmarks/accuracy/release_tumour.py MODEL --out inspection_core/models/cards/tumour-lgg-mri
+    python benchmarks/accuracy/release_tumour.py MODEL --out inspection_core/models/cards/tumour-lgg-mri
 """
 
 import argparse
