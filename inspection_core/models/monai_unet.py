@@ -21,7 +21,7 @@ CHANNELS = (16, 32, 64, 128)
 
 
 class MonaiUNet:
-    """Class probabilities; see `inspection_core.models.Segmenter`."""
+    """Averaged class probabilities; see `inspection_core.models.Segmenter`."""
 
     stride = 1
     offset = 0.0
@@ -30,9 +30,8 @@ class MonaiUNet:
         self.networks = list(networks)
 
     def __call__(self, batch: Tensor) -> Tensor:
-        """Return ``(B, 1 + K, d, h, w)`` probabilities: the networks' geometric mean, as of `timm-unet`."""
-        logs = torch.stack([network(batch).log_softmax(dim=1) for network in self.networks])
-        return logs.mean(dim=0).softmax(dim=1)
+        """Return ``(B, 1 + K, d, h, w)`` probabilities."""
+        return torch.stack([network(batch).softmax(dim=1) for network in self.networks]).mean(dim=0)
 
     def to(self, device: Device) -> None:
         """Move the networks to another device."""

@@ -118,7 +118,7 @@ def _plain(key: str) -> str:
 
 
 class TimmUNet:
-    """Class probabilities: the geometric mean of networks, and the mean over flips; see `inspection_core.models.Segmenter`.
+    """Averaged class probabilities of networks and flips; see `inspection_core.models.Segmenter`.
 
     Parameters
     ----------
@@ -153,13 +153,7 @@ class TimmUNet:
         return torch.cat([both.mean(dim=0), both[:, :, :1].std(dim=0, unbiased=False)], dim=1)
 
     def _mean(self, batch: Tensor) -> Tensor:
-        """Return the networks' geometric mean.
-
-        Its logits have the size of one network's, so a temperature that was fitted on single networks, as cross-fitting
-        must, fits it better than the arithmetic mean, which is less certain than each of them.
-        """
-        logs = torch.stack([network(batch).log_softmax(dim=1) for network in self.networks])
-        return logs.mean(dim=0).softmax(dim=1)
+        return torch.stack([network(batch).softmax(dim=1) for network in self.networks]).mean(dim=0)
 
     def to(self, device: Device) -> None:
         """Move the networks to another device."""
