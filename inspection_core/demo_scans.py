@@ -195,7 +195,6 @@ def _report(model: LoadedModel, items: list[ReportItem], real: bool) -> ReportDa
         items=items,
         threshold=cut.ng,
         review_threshold=cut.review,
-        metrics=dict(card.metrics),
         reliability=diagram if diagram.is_file() else None,
         notes=tuple(notes),
         warnings=tuple(dict.fromkeys(cut.warnings)),
