@@ -100,7 +100,7 @@ class Augment:
         flat = label.ndim == 3
         sample: dict[str, Any] = {n: p if flat else p[None] for n, p in zip(self.channels, pixels, strict=True)}
         sample["label"] = label
-        sample = dict(self.place(sample))  # type: ignore[arg-type]
+        sample = dict(self.place(sample))
         parts = []
         for name, change in zip(self.channels, self.values, strict=True):
             parts.append(torch.as_tensor(change({name: sample[name]})[name]))

@@ -58,7 +58,7 @@ def test_without_the_sample_package(monkeypatch, tmp_path):
     assert done.stderr.count("\n") == 1
 
 
-@pytest.mark.parametrize("mark", ["card.toml", "run.sqlite"])
+@pytest.mark.parametrize("mark", ["card.toml", "run.db"])
 def test_parts_of_an_earlier_demo_are_replaced(tmp_path, mark):
     (tmp_path / "part").mkdir()
     (tmp_path / "part" / mark).write_text("", encoding="utf-8")
