@@ -1,11 +1,13 @@
 # Two commands do everything on a fresh machine: `make demo` and `make test`.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test bench system lint clean
+.PHONY: help setup demo test test-viewer viewer walks bench system lint clean
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 DEMO_OUT ?= demo-output
+# What Qt and OpenGL need on Debian, and a display for machines without one.
+VIEWER_PACKAGES := xvfb xauth libegl1 libgl1 libgl1-mesa-dri libxcb-cursor0 libxcb-icccm4 libxcb-keysyms1 libxkbcommon-x11-0
 # Debian packages that the tests use: a real browser, to look at the report with, DICOM tools that we did not
 # write, a database server and a message broker.
 SYSTEM_PACKAGES := chromium chromium-driver dcmtk dicom3tools plastimatch postgresql mosquitto
@@ -15,6 +17,9 @@ export INSPECTION_DATA ?= $(abspath ../shared/data)
 help:
 	@echo "make demo    set up, fit a detector on real solar cells, screen others, open the report"
 	@echo "make test    set up and pass the tests"
+	@echo "make test-viewer  set up napari too, and pass the viewer's tests"
+	@echo "make viewer  set up and open napari with the plugin and a sample"
+	@echo "make walks   play both walks of docs/viewer.md without a display, and make their pictures anew"
 	@echo "make bench   measure speed and memory side by side with others (half an hour)"
 	@echo "make setup   the environment alone, in $(VENV)"
 	@echo "make lint    style, types and import rules alone"
@@ -32,11 +37,28 @@ $(VENV)/installed: pyproject.toml
 	@touch $@
 
 demo: setup
-	INSPECTION_DATA="$${INSPECTION_DATA:-../shared/data}" $(BIN)/inspection demo --out $(DEMO_OUT)
+	$(BIN)/inspection demo --out $(DEMO_OUT)
 
 # The last line of output is pytest's own summary. Workers share the cores, so each computes with one thread.
 test: setup system
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4
+
+# napari and Qt are large, so those who do not need them are spared them.
+$(VENV)/viewer: $(VENV)/installed
+	$(BIN)/python -m pip install --quiet --editable ".[viewer]" "pytest-qt>=4.5"
+	@touch $@
+
+viewer: $(VENV)/viewer
+	$(BIN)/python -m napari_inspection
+
+# One process: napari's windows do not share a display well.
+test-viewer: $(VENV)/viewer
+	@command -v xvfb-run >/dev/null || $(MAKE) --no-print-directory install-packages PACKAGES="$(VIEWER_PACKAGES)"
+	@OMP_NUM_THREADS=1 xvfb-run -a -s '-screen 0 1600x1200x24' $(BIN)/python -m pytest tests/plugins
+
+walks: $(VENV)/viewer
+	@command -v xvfb-run >/dev/null || $(MAKE) --no-print-directory install-packages PACKAGES="$(VIEWER_PACKAGES)"
+	xvfb-run -a -s '-screen 0 1600x1200x24' $(BIN)/python docs/walks.py
 
 # Every script in benchmarks/ by itself; one that fails does not keep the others from running.
 bench: setup

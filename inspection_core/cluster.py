@@ -118,11 +118,12 @@ def _work(
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     blocks = -(-len(tasks) // BATCH)
+    folder = cast("LoadedModel", session.model).folder  # the command line lets no other model in
     data = ray.data.from_items([{"item": task} for task in tasks], override_num_blocks=blocks)
     done = data.map_batches(
         Actor,
         fn_constructor_args=(
-            str(session.model.folder),
+            str(folder),
             "cuda" if on_gpu else "cpu" if device == "auto" else device,
             str(session.run.absolute()),
             str(session.source),

@@ -25,6 +25,7 @@ from inspection_core.image import Image
 from inspection_core.models import HOSTS, Host, Predictor, Scores, Segmented, Segmenter, function, load_predictor
 from inspection_core.prediction import Prediction
 from inspection_core.prepare import MAX_VOXELS
+from inspection_core.progress import tick
 from inspection_core.sweep import sweep
 from inspection_core.tiling import Stitcher, Window, windows
 
@@ -236,6 +237,7 @@ def run_images(
             by_form.setdefault(form, []).append((sheet, window))
     for form, todo in by_form.items():
         for first in range(0, len(todo), device.batch):
+            tick(first, len(todo))
             part = todo[first : first + device.batch]
             batch = torch.zeros((device.batch, *form), dtype=torch.float32)
             for slot, (sheet, window) in zip(batch, part, strict=False):

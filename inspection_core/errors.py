@@ -9,7 +9,8 @@ The tree::
     ├── ModelError             a model folder, card or weights file is missing, damaged or unknown
     ├── FitError               a model cannot be made from the images given
     ├── DeviceError            the device asked for is absent, or out of memory on every rung
-    └── EngineError            the server that holds a model cannot be reached, refuses, or answers what makes no sense
+    ├── EngineError            the server that holds a model cannot be reached, refuses, or answers what makes no sense
+    └── CancelledError         whoever asked for a result no longer wants it
 
 A message says what was expected, what came, and what to do next.
 """
@@ -62,3 +63,7 @@ class EngineError(InspectionError):
 
     It says nothing about the image at hand: a batch stops at it instead of counting the image as failed.
     """
+
+
+class CancelledError(InspectionError):
+    """Whoever asked for a result no longer wants it; nothing is wrong."""

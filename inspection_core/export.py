@@ -55,6 +55,8 @@ class Job:
         What a region of a DICOM result is, ``"finding"`` or ``"class"``; None for the first unless they are too many.
     kind
         Of the SEG.
+    edited
+        Whether a person changed the mask: DICOM results then say SEMIAUTOMATIC.
     """
 
     folder: Path
@@ -64,6 +66,7 @@ class Job:
     formats: tuple[str, ...]
     segments: By | None = None
     kind: Kind = "BINARY"
+    edited: bool = False
 
 
 @dataclass(frozen=True)
@@ -229,7 +232,9 @@ def _seg(job: Job) -> Written:
     by, notes = _regions(job)
     path = job.folder / "seg.dcm"
     classes, site = job.card.classes, job.card.site
-    regions = write_seg(path, _source(job), job.prediction, by=by, kind=job.kind, classes=classes, site=site)
+    regions = write_seg(
+        path, _source(job), job.prediction, by=by, kind=job.kind, edited=job.edited, classes=classes, site=site
+    )
     done = Written((path,), notes)
     if "dicom-sr" not in job.formats:
         return done
@@ -253,7 +258,7 @@ def _report(job: Job, seg: Path | None = None, regions: Sequence[Region] | None 
         return Written((), (f"{count} findings are too many for a structured report: sr.dcm is not written",))
     path = job.folder / "sr.dcm"
     classes, site = job.card.classes, job.card.site
-    write_sr(path, _source(job), job.prediction, seg, regions, classes=classes, site=site)
+    write_sr(path, _source(job), job.prediction, seg, regions, edited=job.edited, classes=classes, site=site)
     return Written((path,))
 
 
@@ -264,7 +269,7 @@ def _rtstruct(job: Job) -> Written:
         return _nothing(job)
     by, notes = _regions(job)
     path = job.folder / "rtstruct.dcm"
-    write_rtstruct(path, _source(job), job.prediction, by=by, classes=job.card.classes)
+    write_rtstruct(path, _source(job), job.prediction, by=by, edited=job.edited, classes=job.card.classes)
     return Written((path,), notes)
 
 
@@ -274,7 +279,7 @@ def _capture(job: Job) -> Written:
 
     by, notes = _regions(job)
     folder = job.folder / "secondary-capture"
-    write_secondary_capture(folder, _source(job), job.prediction, by=by, classes=job.card.classes)
+    write_secondary_capture(folder, _source(job), job.prediction, by=by, edited=job.edited, classes=job.card.classes)
     return Written(tuple(sorted(folder.glob("sc_*.dcm"))), notes)
 
 

@@ -16,7 +16,7 @@ count as one.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -167,6 +167,59 @@ def find_labelled(
         sums = np.bincount(regions.ravel(), spread[box].ravel(), table.total + 1)[table.number]
         found = tuple(replace(f, spread=float(s / n)) for f, s, n in zip(found, sums, table.size, strict=True))
     return mask, tuple(_moved(f, start) for f in found)
+
+
+def find_numbered(
+    regions: NDArray[np.integer[Any]],
+    score: NDArray[np.floating[Any]],
+    geometry: Geometry,
+    labels: Mapping[int, str],
+) -> tuple[Finding, ...]:
+    """Measure findings that a person drew, merged or split: each is the voxels of its number, connected or not.
+
+    Parameters
+    ----------
+    regions
+        ``(z, y, x)`` or ``(y, x)``: 0, or a finding's number.
+    score
+        Of the same shape.
+    geometry
+        Grid of both.
+    labels
+        Class name of each number to measure; other numbers are left out.
+
+    Returns
+    -------
+    tuple of Finding
+        Of the numbers that have a voxel, in their order. Confidence is 0 and not calibrated: a model's holds for the
+        outline that the model drew, and for no other.
+
+    Raises
+    ------
+    GeometryError
+        If the arrays differ from the grid in shape.
+    """
+    if regions.shape != geometry.shape or score.shape != geometry.shape:
+        raise GeometryError(
+            f"Numbers and score lie on a grid of shape {geometry.shape}. Got {regions.shape} and {score.shape}."
+        )
+    numbers = sorted(labels)
+    if not numbers:
+        return ()
+    # One look-up makes 1, 2, 3, ... of the numbers asked for, and background of the rest.
+    place = np.zeros(int(max(numbers[-1], regions.max())) + 1, np.int32)
+    place[numbers] = np.arange(1, len(numbers) + 1)
+    ordered = place[regions]
+    box = _box(ordered)
+    if box is None:
+        return ()
+    start = [line.start for line in box]
+    table = _measure(ordered[box], np.ascontiguousarray(score[box]), ordered[box])
+    names = [labels[n] for n in numbers]
+    part = geometry.cropped(start, ordered[box].shape)
+    found = _findings(table, part, names, np.zeros(table.size.shape), None)
+    there = [numbers[int(k) - 1] for k in table.kind]
+    return tuple(replace(_moved(f, start), id=n) for f, n in zip(found, there, strict=True))
 
 
 def _box(labels: NDArray[Any]) -> tuple[slice, ...] | None:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from inspection_core.card import Preparation
 from inspection_core.device import Device
 from inspection_core.errors import ModelError
+from inspection_core.progress import tick
 from inspection_core.tiling import SlabStitcher, Window, windows
 
 if TYPE_CHECKING:
@@ -74,6 +75,7 @@ def sweep(
     planes = 2 * preparation.neighbours + 1
     form = (planes * len(pixels), *size[1:]) if flat else (len(pixels), *size)
     for first in range(0, len(todo), device.batch):
+        tick(first, len(todo))
         part = todo[first : first + device.batch]
         batch = torch.zeros((device.batch, *form), dtype=torch.float32)
         for slot, window in zip(batch, part, strict=False):

@@ -15,7 +15,7 @@ from inspection_core.io.dicom_seg import write_seg
 from inspection_core.io.dicom_sr import write_sr
 from inspection_core.io.rtstruct import write_rtstruct
 from inspection_core.io.secondary_capture import write_secondary_capture
-from inspection_core.review import Correction, Review
+from inspection_core.review import Review
 
 
 @pytest.fixture
@@ -69,9 +69,9 @@ class TestAfterAnEdit:
         _, prediction = case
         review = Review(prediction)
         assert corrected(review)[1] is False
-        review.add(Correction("accept", "reader", finding_id=1))
+        review.add(review.judge("accept", "reader", [1]))
         assert corrected(review)[1] is False
-        review.add(Correction("paint", "reader", (0, 0, 0), np.ones((1, 2, 2), np.uint8)))
+        review.add(review.change("paint", "reader", (0, 0, 0), np.ones((1, 2, 2), np.uint16)))
         mask, edited = corrected(review)
         assert edited is True
         assert mask[0, :2, :2].all()

@@ -1,0 +1,79 @@
+"""A correction beside the model's result, another reviewer's, or a mask such as ground truth; off the main thread."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from inspection_core.agreement import Agreement, compare_reviews, dice, pair_findings
+from inspection_core.errors import GeometryError
+from inspection_core.inputs import SAME_GRID
+from inspection_core.regions import number_regions
+from inspection_core.review import Mark, Review
+from napari_inspection.desk import Desk
+
+MODEL, FILE = "the model", "a mask file …"
+
+
+@dataclass(frozen=True, eq=False)
+class Comparison:
+    """One line for the user, where both agree and differ (1 both, 2 the first alone, 3 the second), and their names."""
+
+    line: str
+    overlap: NDArray[np.uint8]
+    names: tuple[str, str]
+
+
+def compare(desk: Desk, other: str) -> Comparison:
+    """Compare a review with the model's result, another reviewer by name, or a mask file by its path.
+
+    Raises
+    ------
+    ReadError, GeometryError
+        If a file cannot be read, or lies on another grid.
+    """
+    first = desk.review.mask
+    if other == MODEL:
+        second = Review(desk.review.prediction, (), desk.review.classes)
+        return _told(desk.reviewer, other, compare_reviews(desk.review, second), first, second.mask)
+    if other in desk.store.reviewers():
+        second = Review(desk.review.prediction, tuple(desk.store.corrections(other)), desk.review.classes)
+        return _told(desk.reviewer, other, compare_reviews(desk.review, second), first, second.mask)
+    mask = _read(Path(other), desk)
+    regions, numbers = number_regions(mask, ())
+    classes = desk.review.classes
+    names = {n: classes[value - 1] if value <= len(classes) else f"label {value}" for n, (value, _) in numbers.items()}
+    marks = {n: Mark(name) for n, name in names.items()}
+    pairs = pair_findings(desk.review.regions, regions, desk.review.marks, marks)
+    result = Agreement(dice(first > 0, mask > 0), {}, pairs)
+    return _told(desk.reviewer, Path(other).name, result, first, mask)
+
+
+def _told(me: str, other: str, result: Agreement, first: NDArray[np.uint8], second: NDArray[np.uint8]) -> Comparison:
+    overlap = np.zeros(first.shape, np.uint8)
+    overlap[first > 0], overlap[second > 0] = 2, 3
+    overlap[(first > 0) & (second > 0)] = 1
+    same = sum(p.same_status and p.same_label for p in result.pairs)
+    line = (
+        f"{me} and {other}: Dice {result.dice:.3f}; {result.matched} of {len(result.pairs)} findings are of both, "
+        f"{same} with the same class and verdict. Green is both, blue {me} alone, vermilion {other} alone."
+    )
+    return Comparison(line, overlap, (me, other))
+
+
+def _read(path: Path, desk: Desk) -> NDArray[np.uint8]:
+    from inspection_core.io.raster import RASTER_SUFFIXES, read_raster
+    from inspection_core.io.scans import read_scan
+
+    picture = path.suffix.lower() in RASTER_SUFFIXES
+    image = read_raster(path) if picture else read_scan(path)
+    wanted = desk.case.image.geometry
+    if image.geometry.shape != wanted.shape or (not picture and not image.geometry.is_close(wanted, SAME_GRID)):
+        raise GeometryError(f"{path.name} lies on another grid than this image; give a mask of the same grid.")
+    mask = np.asarray(image.array[0])
+    if picture and mask.max() > len(desk.review.classes):  # white on black, as MVTec's are
+        return (mask > 0).astype(np.uint8)
+    return mask.astype(np.uint8)

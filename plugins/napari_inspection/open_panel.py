@@ -1,0 +1,325 @@
+"""Choosing what to look at: the series of a study with what is odd about each, or the parts of a folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from qtpy.QtCore import QAbstractTableModel, QModelIndex, QSize, QSortFilterProxyModel, Qt
+from qtpy.QtWidgets import (
+    QAbstractItemView,
+    QCheckBox,
+    QComboBox,
+    QFileDialog,
+    QHeaderView,
+    QTableView,
+    QVBoxLayout,
+    QWidget,
+)
+
+from napari_inspection import files
+from napari_inspection.session import Session
+from napari_inspection.thumbnails import Thumbnails
+from napari_inspection.widgets import button, row, text
+
+if TYPE_CHECKING:
+    from inspection_core.inputs import Input, Listing
+    from inspection_core.io.store import Row
+
+EMPTY = (
+    "Drop a scan, a DICOM folder, a zip, an image or a folder of images here, or choose one. "
+    "File > Open Sample > Inspection Suite has something to try."
+)
+SORT = int(Qt.ItemDataRole.UserRole)
+FILTERS = ("all", "not run yet", "OK", "REVIEW", "NG", "failed", "corrected")
+SIDE = 48
+
+
+class Inputs(QAbstractTableModel):
+    """What was found, one row an input or a refusal."""
+
+    COLUMNS = ("", "Name", "Verdict", "Score", "What it is")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.items: list[Input] = []
+        self.refused: list[tuple[str, str]] = []
+        self.results: dict[int, Row] = {}
+        self.corrected: set[int] = set()
+        self.wording: dict[str, str] = {}
+        self.pictures = Thumbnails(SIDE)
+        self.pictures.ready.connect(self._on_picture)
+
+    def fill(self, listing: Listing) -> None:
+        """Take a listing."""
+        self.beginResetModel()
+        self.items, self.refused = list(listing.inputs), list(listing.refused)
+        self.results, self.corrected = {}, set()
+        self.pictures.clear()
+        self.endResetModel()
+
+    def put(self, at: int, result: Row) -> None:
+        """Take the result of one input."""
+        self.results[at] = result
+        self.dataChanged.emit(self.index(at, 0), self.index(at, len(self.COLUMNS) - 1))
+
+    def show_results(self) -> None:
+        """Show results that were put in several at once."""
+        if self.items:
+            self.dataChanged.emit(self.index(0, 0), self.index(len(self.items) - 1, len(self.COLUMNS) - 1))
+
+    def mark_corrected(self, at: int) -> None:
+        """Say that a person corrected the result of an input."""
+        if at not in self.corrected:
+            self.corrected.add(at)
+            self.dataChanged.emit(self.index(at, 0), self.index(at, len(self.COLUMNS) - 1))
+
+    def state(self, at: int) -> set[str]:
+        """Return the filters that a row passes."""
+        if at >= len(self.items):
+            return {"all", "failed"}
+        result = self.results.get(at)
+        states = {"all"} | ({"corrected"} if at in self.corrected else set())
+        if result is None:
+            return states | {"not run yet"}
+        return states | {result.verdict or "failed"}
+
+    def rowCount(self, parent: QModelIndex = QModelIndex()) -> int:  # noqa: N802, B008 - Qt's name and default
+        """Return how many rows there are."""
+        return 0 if parent.isValid() else len(self.items) + len(self.refused)
+
+    def columnCount(self, parent: QModelIndex = QModelIndex()) -> int:  # noqa: N802, B008 - Qt's name and default
+        """Return how many columns there are."""
+        return 0 if parent.isValid() else len(self.COLUMNS)
+
+    def headerData(self, section: int, orientation: Any, role: int = 0) -> Any:  # noqa: N802 - Qt's name
+        """Return a column's title."""
+        if role == Qt.ItemDataRole.DisplayRole and orientation == Qt.Orientation.Horizontal:
+            return self.COLUMNS[section]
+        return None
+
+    def data(self, index: QModelIndex, role: int = 0) -> Any:
+        """Return what a cell shows."""
+        at, column = index.row(), index.column()
+        if role == Qt.ItemDataRole.DecorationRole and column == 0 and at < len(self.items):
+            return self.pictures.icon(at, self.items[at])
+        if role in (Qt.ItemDataRole.DisplayRole, Qt.ItemDataRole.ToolTipRole):
+            return self._words(at, column)
+        if role == SORT:
+            result = self.results.get(at)
+            if column == 3:
+                return -1e300 if result is None or result.score is None else float(result.score)
+            return at if column == 0 else self._words(at, column)
+        return None
+
+    def _words(self, at: int, column: int) -> str:
+        if at >= len(self.items):
+            label, reason = self.refused[at - len(self.items)]
+            return ("", Path(label).name, "refused", "", reason)[column]
+        item, result = self.items[at], self.results.get(at)
+        if column == 1:
+            return files.title(item)
+        if column == 2 and result is not None:
+            word = self.wording.get(result.verdict or "", result.verdict or "failed")
+            return f"{word}, corrected" if at in self.corrected else word
+        if column == 3 and result is not None and result.score is not None:
+            return f"{result.score:.3g}"
+        if column == 4:
+            return result.error if result is not None and result.error else files.verdict(item)
+        return ""
+
+    def _on_picture(self, at: int) -> None:
+        self.dataChanged.emit(self.index(at, 0), self.index(at, 0), [Qt.ItemDataRole.DecorationRole])
+
+
+class Filtered(QSortFilterProxyModel):
+    """The rows that pass the filter."""
+
+    wanted = "all"
+
+    def filterAcceptsRow(self, row: int, parent: QModelIndex) -> bool:  # noqa: N802 - Qt's name
+        """Say whether a row is shown."""
+        return self.wanted in self.sourceModel().state(row)
+
+    def want(self, name: str) -> None:
+        """Show only rows of one state."""
+        self.wanted = name
+        self.invalidate()
+
+
+class OpenPanel(QWidget):
+    """The list of what can be looked at."""
+
+    def __init__(self, session: Session) -> None:
+        super().__init__()
+        self.session = session
+        self.model = Inputs()
+        self.rows = Filtered()
+        self.rows.setSourceModel(self.model)
+        self.rows.setSortRole(SORT)
+        self.table = QTableView()
+        self.table.setModel(self.rows)
+        self.table.setSortingEnabled(True)
+        self.table.sortByColumn(0, Qt.SortOrder.AscendingOrder)
+        self.table.setSelectionBehavior(QAbstractItemView.SelectionBehavior.SelectRows)
+        self.table.setSelectionMode(QAbstractItemView.SelectionMode.SingleSelection)
+        self.table.setIconSize(QSize(SIDE, SIDE))
+        self.table.setWordWrap(True)
+        self.table.verticalHeader().hide()
+        self.table.verticalHeader().setDefaultSectionSize(SIDE + 6)
+        header = self.table.horizontalHeader()
+        for column, width in enumerate((SIDE + 8, 110, 64, 52)):
+            header.resizeSection(column, width)
+        header.setSectionResizeMode(4, QHeaderView.ResizeMode.Stretch)
+        self.table.setAccessibleName("What was found")
+        self.table.doubleClicked.connect(lambda index: self.open_row(index.row()))
+        self.table.activated.connect(lambda index: self.open_row(index.row()))
+
+        self.hint = text(EMPTY)
+        self.filter = QComboBox()
+        self.filter.addItems(FILTERS)
+        self.filter.setToolTip("Show only some of the list")
+        self.filter.currentTextChanged.connect(self._filter)
+        self.keep = QCheckBox("Keep open layers")
+        self.keep.setToolTip("Leave the case before in the layer list when another one is opened")
+        self.keep.toggled.connect(lambda on: setattr(session, "keep_layers", on))
+        self.open = button("Show", "Show the selected row; so does a double click", self.open_selected, key="Enter")
+        self.default = button(
+            "Open scans here by default", "Let napari open DICOM, NIfTI, zips and folders with this plugin",
+            self._claim,
+        )  # fmt: skip
+        self.count = text(small=True)
+
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(4, 6, 4, 4)
+        layout.addLayout(
+            row(
+                button("Open file …", "Choose a scan, a zip or an image", self.ask_file),
+                button("Open folder …", "Choose a study, or a folder of images", self.ask_folder),
+                1,
+            )
+        )
+        layout.addWidget(self.hint)
+        layout.addWidget(self.table, 1)
+        layout.addLayout(
+            row(
+                self.open,
+                button("Previous", "Show the row above", lambda: self.step(-1), key="Page Up"),
+                button("Next", "Show the row below", lambda: self.step(1), key="Page Down"),
+                1,
+                self.filter,
+            )
+        )
+        layout.addWidget(self.count)
+        layout.addLayout(row(self.keep, 1, self.default))
+        session.listed.connect(self._on_listing)
+        session.ran.connect(self._on_result)
+        session.screened.connect(self._on_screened)
+        session.changed.connect(self._on_change)
+        self._show_counts()
+
+    def ask_file(self) -> None:
+        """Let the user choose a file."""
+        name, _ = QFileDialog.getOpenFileName(self, "Open a scan or an image")
+        if name:
+            self.session.list([Path(name)])
+
+    def ask_folder(self) -> None:
+        """Let the user choose a folder."""
+        name = QFileDialog.getExistingDirectory(self, "Open a study or a folder of images")
+        if name:
+            self.session.list([Path(name)])
+
+    def open_selected(self) -> None:
+        """Show the selected row, or the first."""
+        index = self.table.currentIndex()
+        self.open_row(index.row() if index.isValid() else 0)
+
+    def open_row(self, at: int) -> None:
+        """Show a row of the table as it is sorted and filtered now."""
+        if not 0 <= at < self.rows.rowCount():
+            return
+        self.table.selectRow(at)
+        source = self.rows.mapToSource(self.rows.index(at, 0)).row()
+        if source >= len(self.model.items):
+            self.session.say("error", self.model.refused[source - len(self.model.items)][1])
+            return
+        self.session.open(self.model.items[source])
+
+    def step(self, by: int) -> None:
+        """Show the next row, or the one before."""
+        index = self.table.currentIndex()
+        self.open_row(index.row() + by if index.isValid() else 0)
+
+    def place_of_case(self) -> int | None:
+        """Return which input is the current case."""
+        case = self.session.case
+        if case is None or case.item is None:
+            return None
+        return next((k for k, item in enumerate(self.model.items) if item is case.item), None)
+
+    def put_result(self, at: int, result: Row, wording: dict[str, str]) -> None:
+        """Show the result of an input in the list."""
+        self.model.wording = wording
+        self.model.put(at, result)
+        self._show_counts()
+
+    def _on_listing(self, listing: Listing) -> None:
+        self.model.fill(listing)
+        pictures = bool(listing.inputs) and all(i.kind == "picture" for i in listing.inputs)
+        self.table.setColumnHidden(0, not any(i.kind == "picture" for i in listing.inputs))
+        for column in (2, 3):
+            self.table.setColumnHidden(column, not pictures and not self.model.refused)
+        self.table.verticalHeader().setDefaultSectionSize(SIDE + 6 if pictures else 44)
+        self._show_counts()
+
+    def _on_result(self, case: Any, prediction: Any) -> None:
+        at = next((k for k, item in enumerate(self.model.items) if item is case.item), None)
+        if at is None:
+            return
+        from inspection_core.io.store import Row
+
+        self.table.setColumnHidden(2, False)
+        self.table.setColumnHidden(3, False)
+        result = Row(
+            files.title(case.item), "", "done", prediction.image_score, prediction.p_value, prediction.verdict,
+            len(prediction.findings),
+        )  # fmt: skip
+        self.put_result(at, result, self.model.wording)
+
+    def _on_screened(self, rows: dict[str, Row]) -> None:
+        """Show the results of a screening."""
+        self.table.setColumnHidden(2, False)
+        self.table.setColumnHidden(3, False)
+        places = {item.files[0].absolute().as_posix(): at for at, item in enumerate(self.model.items)}
+        for path, result in rows.items():
+            if path in places:
+                self.model.results[places[path]] = result
+        self.model.show_results()
+        self._show_counts()
+
+    def _on_change(self, _: Any) -> None:
+        at = self.place_of_case()
+        if at is not None:
+            self.model.mark_corrected(at)
+            self._show_counts()
+
+    def _filter(self, name: str) -> None:
+        self.rows.want(name)
+        self._show_counts()
+
+    def _claim(self) -> None:
+        files.open_by_default()
+        self.session.say("info", "Scans, zips and folders now open here. Preferences > Plugins can change it back.")
+
+    def _show_counts(self) -> None:
+        items = self.model.items
+        self.hint.setVisible(not items and not self.model.refused)
+        self.table.setVisible(bool(items or self.model.refused))
+        self.open.setEnabled(bool(items))
+        words = f"{self.rows.rowCount()} of {self.model.rowCount()} shown" if items else ""
+        done = [r.verdict for r in self.model.results.values()]
+        if done:
+            names = {v: self.model.wording.get(v, v) for v in ("OK", "REVIEW", "NG")}
+            words += ": " + ", ".join(f"{done.count(v)} {name}" for v, name in names.items())
+        self.count.setText(words)

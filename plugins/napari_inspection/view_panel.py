@@ -1,0 +1,189 @@
+"""How the picture is looked at: windows, directions, distances, and where the mouse is in the patient."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from qtpy.QtWidgets import QComboBox, QDoubleSpinBox, QGroupBox, QLabel, QVBoxLayout, QWidget
+
+from napari_inspection import layers
+from napari_inspection.medical import orientation, windows
+from napari_inspection.session import Session
+from napari_inspection.widgets import button, row, text
+
+OWN, FULL = "the file's own", "whole range"
+RULER = "distance"
+
+
+class ViewPanel(QWidget):
+    """Windows, views, letters, ruler."""
+
+    def __init__(self, session: Session) -> None:
+        super().__init__()
+        self.session = session
+        self.letters = orientation.Letters(session.viewer)
+        self.preset = QComboBox()
+        self.preset.setToolTip("Which values become black and white; presets are for CT")
+        self.centre, self.width = QDoubleSpinBox(), QDoubleSpinBox()
+        for box, tip in ((self.centre, "Middle of the window"), (self.width, "Width of the window")):
+            box.setRange(-1e6, 1e6)
+            box.setDecimals(1)
+            box.setToolTip(tip)
+            box.valueChanged.connect(lambda *_: self._apply())
+        self.width.setMinimum(0.1)
+        window = QGroupBox("Window")
+        inside = QVBoxLayout(window)
+        inside.addLayout(row(self.preset, 1))
+        inside.addLayout(row(QLabel("centre"), self.centre, QLabel("width"), self.width, 1))
+        inside.addWidget(text("Drag with the right mouse button: up and down is the centre, left and right the width.",
+                              small=True))  # fmt: skip
+        self.views = QGroupBox("Direction")
+        buttons = [
+            button(name, f"Look along the patient: {name.lower()}", lambda n=name: self.look(n))
+            for name in orientation.VIEWS
+        ]
+        lines = QVBoxLayout(self.views)
+        lines.addLayout(row(*buttons, 1))
+        self.place = text(small=True)
+        lines.addWidget(self.place)
+        ruler = QGroupBox("Distance")
+        lines = QVBoxLayout(ruler)
+        self.distance = text("Click Measure, then two points in the picture.")
+        lines.addLayout(row(button("Measure", "Draw a line; its length follows", self.measure, key="Shift+M"), 1))
+        lines.addWidget(self.distance)
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(4, 6, 4, 4)
+        for widget in (window, self.views, ruler):
+            layout.addWidget(widget)
+        layout.addStretch(1)
+        self.preset.activated.connect(lambda *_: self.use(self.preset.currentText()))
+        session.opened.connect(self._on_case)
+        viewer = session.viewer
+        viewer.mouse_drag_callbacks.append(self._drag)
+        viewer.cursor.events.position.connect(self._where)
+        self._on_case(None)
+
+    def look(self, view: str) -> None:
+        """Show the volume from another side."""
+        orientation.look(self.session.viewer, view)
+
+    def use(self, preset: str) -> None:
+        """Set a window preset."""
+        case = self.session.case
+        if case is None:
+            return
+        if preset == OWN:
+            found = layers.own_window(case)
+        elif preset == FULL:
+            array = case.image.array
+            found = float(array.min()), float(array.max())
+        else:
+            found = windows.limits(*windows.PRESETS[preset])
+        if found is not None and found[1] > found[0]:
+            self.set_window(*found)
+
+    def set_window(self, low: float, high: float) -> None:
+        """Show values from `low` to `high`."""
+        for layer in self._images():
+            low_end, high_end = layer.contrast_limits_range
+            layer.contrast_limits_range = (min(low, low_end), max(high, high_end))
+            layer.contrast_limits = (low, high)
+        for box, value in ((self.centre, (low + high) / 2), (self.width, high - low)):
+            box.blockSignals(True)
+            box.setValue(value)
+            box.blockSignals(False)
+
+    def measure(self) -> None:
+        """Draw a line, and show its length."""
+        viewer, case = self.session.viewer, self.session.current_case()
+        if case is None:
+            self.session.say("error", "Open something to measure in first.")
+            return
+        layer = next((ly for ly in viewer.layers if ly.name == RULER), None)
+        if layer is None:
+            layer = viewer.add_shapes(
+                ndim=case.frame.geometry.ndim, name=RULER, edge_color="#f0e442", edge_width=1,
+                metadata={layers.KEY: case}, **case.frame.kwargs(),
+            )  # fmt: skip
+            layer.events.data.connect(lambda *_: self._show_distance(layer))
+            layer.events.set_data.connect(lambda *_: self._show_distance(layer))
+        viewer.layers.selection.active = layer
+        layer.mode = "add_line"
+
+    def _show_distance(self, layer: Any) -> None:
+        if not len(layer.data):
+            self.distance.setText("Click Measure, then two points in the picture.")
+            return
+        line = np.asarray(layer.data[-1], dtype=float)
+        steps = (line[-1] - line[0]) * np.asarray(layer.scale)
+        unit = str(layer.units[0])
+        unit = {"millimeter": "mm", "pixel": "px"}.get(unit, unit)
+        self.distance.setText(f"{np.linalg.norm(steps):.4g} {unit}")
+
+    def _images(self) -> list[Any]:
+        """Return the image layers of the current case, without score maps and colour pictures."""
+        case = self.session.case
+        return [
+            ly
+            for ly in self.session.viewer.layers
+            if type(ly).__name__ == "Image"
+            and ly.metadata.get(layers.KEY) is case
+            and ly.name != "score"
+            and not ly.rgb
+        ]
+
+    def _apply(self) -> None:
+        self.set_window(*windows.limits(self.centre.value(), self.width.value()))
+
+    def _on_case(self, case: Any) -> None:
+        self.letters.show(case)
+        self.preset.clear()
+        ct = case is not None and case.opened.dicom is not None and case.opened.dicom.units == "HU"
+        ct = ct or (case is not None and case.image.channels == ("CT",))
+        own = [OWN] if case is not None and layers.own_window(case) is not None else []
+        self.preset.addItems([*own, FULL, *(windows.PRESETS if ct else ())])
+        self.views.setEnabled(case is not None and case.frame.geometry.ndim == 3)
+        images = self._images() if case is not None else []
+        if images:
+            self.set_window(*(float(v) for v in images[0].contrast_limits))
+        self._where()
+
+    def release(self) -> None:
+        """Let go of the viewer."""
+        viewer = self.session.viewer
+        viewer.cursor.events.position.disconnect(self._where)
+        if self._drag in viewer.mouse_drag_callbacks:
+            viewer.mouse_drag_callbacks.remove(self._drag)
+        self.letters.release()
+
+    def _where(self, event: Any = None) -> None:
+        """Say where the mouse is: in the patient's coordinates, and which voxel."""
+        case = self.session.case
+        if case is None:
+            self.place.setText("")
+            return
+        n = case.frame.geometry.ndim
+        world = np.asarray(self.session.viewer.cursor.position, dtype=float)[-n:]
+        if world.size < n:
+            return
+        here = ", ".join(f"{v:.1f}" for v in case.frame.patient(world))
+        unit = case.frame.geometry.unit
+        frame = "patient, L P S" if n == 3 and unit == "mm" else "image"
+        self.place.setText(f"Mouse at {here} {unit} ({frame})")
+
+    def _drag(self, viewer: Any, event: Any) -> Any:
+        """Change the window with the right mouse button."""
+        if event.button != 2 or not self._images():
+            return
+        layer = self._images()[0]
+        low, high = (float(v) for v in layer.contrast_limits)
+        start = np.array(event.pos, dtype=float)
+        centre, width = (low + high) / 2, high - low
+        speed = width / 200
+        yield
+        while event.type == "mouse_move":
+            across, down = np.array(event.pos, dtype=float) - start
+            self.set_window(*windows.limits(centre + down * speed, max(width + across * speed, width / 100)))
+            event.handled = True
+            yield

@@ -1,0 +1,107 @@
+"""Small pieces that the panels share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from qtpy.QtCore import Qt
+from qtpy.QtWidgets import QFrame, QHBoxLayout, QLabel, QPushButton, QSizePolicy, QVBoxLayout, QWidget
+
+KINDS = {"info": "#56b4e9", "error": "#e69f00"}
+"""Colour of the bar beside a message; the words say it too."""
+
+
+def qt_trouble(binding: str, version: str | None, python: tuple[int, int]) -> str:
+    """Return what is wrong with this Qt, or an empty line.
+
+    PySide6 6.12.0 gives back one reference to None, True or False too many with each call. Before Python 3.12, where
+    these cannot die, the process ends after some thousands of calls ("deallocating None").
+    """
+    if binding != "PySide6" or not (version or "").startswith("6.12.") or python >= (3, 12):
+        return ""
+    return (
+        f"PySide6 {version} ends a Python {python[0]}.{python[1]} process after a while. "
+        'Save your work, and install another: pip install "PySide6-Essentials<6.12"'
+    )
+
+
+def button(text: str, tip: str, clicked: Callable[[], object], *, key: str = "") -> QPushButton:
+    """Return a push button whose tooltip names its key."""
+    made = QPushButton(text)
+    made.setToolTip(f"{tip} ({key})" if key else tip)
+    made.setAccessibleName(text)
+    made.clicked.connect(lambda *_: clicked())
+    return made
+
+
+def row(*widgets: QWidget | int) -> QHBoxLayout:
+    """Return widgets side by side; a number is a stretch."""
+    layout = QHBoxLayout()
+    layout.setContentsMargins(0, 0, 0, 0)
+    layout.setSpacing(6)
+    for widget in widgets:
+        layout.addStretch(widget) if isinstance(widget, int) else layout.addWidget(widget)
+    return layout
+
+
+def text(words: str = "", *, small: bool = False) -> QLabel:
+    """Return a label that wraps, and that can be selected and copied."""
+    label = QLabel(words)
+    label.setWordWrap(True)
+    label.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
+    label.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Preferred)
+    if small:
+        label.setStyleSheet("font-size: 11px;")
+    return label
+
+
+class MessageBar(QFrame):
+    """One line that stays until the next one: no dialog, nothing to click away, but buttons where there is a choice."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._layout = QVBoxLayout(self)
+        self._layout.setContentsMargins(8, 4, 4, 4)
+        self.label = text()
+        self._layout.addWidget(self.label)
+        self._choices = QWidget()
+        self._row = QHBoxLayout(self._choices)
+        self._row.setContentsMargins(0, 0, 0, 0)
+        self._layout.addWidget(self._choices)
+        self.kind = ""
+        self.hide()
+
+    def say(self, kind: str, line: str) -> None:
+        """Show a line; an empty one hides the bar."""
+        self._clear()
+        self.kind = kind if line else ""
+        self.label.setText(line)
+        self.setStyleSheet(f"MessageBar {{ border-left: 4px solid {KINDS.get(kind, KINDS['info'])}; }}")
+        self._choices.hide()
+        self.setVisible(bool(line))
+
+    def offer(self, line: str, choices: list[tuple[str, Callable[[], object]]]) -> None:
+        """Show a line with buttons; pressing one takes the bar away."""
+        self.say("info", line)
+
+        def pressed(function: Callable[[], object]) -> None:
+            self.say("info", "")
+            function()
+
+        for words, function in choices:
+            made = QPushButton(words)
+            made.clicked.connect(lambda *_, f=function: pressed(f))
+            self._row.addWidget(made)
+        self._row.addStretch(1)
+        self._choices.show()
+
+    def buttons(self) -> list[QPushButton]:
+        """Return the buttons shown now."""
+        return self._choices.findChildren(QPushButton)
+
+    def _clear(self) -> None:
+        while self._row.count():
+            item = self._row.takeAt(0)
+            if item is not None and item.widget() is not None:
+                item.widget().setParent(None)
+                item.widget().deleteLater()
