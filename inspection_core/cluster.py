@@ -12,10 +12,10 @@ import os
 import pickle
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from inspection_core import pipeline
-from inspection_core.engine import Engine
+from inspection_core.engine import Engine, LoadedModel
 from inspection_core.errors import UsageError
 from inspection_core.inspector import Inspector, Task, Touched
 from inspection_core.io.store import Row

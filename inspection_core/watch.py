@@ -335,7 +335,9 @@ def watch(
             inspector = work.inspector(0)
             interrupted = False
             try:
-                pipeline.run(tasks, inspector.stages(record), batch=model.device.batch if isinstance(model, LoadedModel) else 1)
+                pipeline.run(
+                    tasks, inspector.stages(record), batch=model.device.batch if isinstance(model, LoadedModel) else 1
+                )
             except KeyboardInterrupt:  # the usual end of a watch
                 interrupted = True
             finally:
