@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 
 from inspection_core.agreement import Agreement, compare_reviews, dice, pair_findings
 from inspection_core.errors import GeometryError
-from inspection_core.inputs import SAME_GRID
 from inspection_core.regions import number_regions
 from inspection_core.review import Mark, Review
 from napari_inspection.desk import Desk
@@ -71,6 +70,8 @@ def _read(path: Path, desk: Desk) -> NDArray[np.uint8]:
     picture = path.suffix.lower() in RASTER_SUFFIXES
     image = read_raster(path) if picture else read_scan(path)
     wanted = desk.case.image.geometry
+    from inspection_core.inputs import SAME_GRID  # imports the readers, which take a second
+
     if image.geometry.shape != wanted.shape or (not picture and not image.geometry.is_close(wanted, SAME_GRID)):
         raise GeometryError(f"{path.name} lies on another grid than this image; give a mask of the same grid.")
     mask = np.asarray(image.array[0])
