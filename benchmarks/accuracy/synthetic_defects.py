@@ -1,9 +1,9 @@
 """Compare settings of `patch-memory` on good images alone: defects are drawn on half of them, by this script.
 
 One half of a set's ``train/good`` makes a memory. The other half is scored as it is and, every second image, with
-three drawn defects; the image AUROC between the two is the figure. With ``--swap`` the halves change roles too, and the
-figure is the mean of both. No test image is read, so defaults can be chosen by it, and the test images are left to
-measure what was chosen::
+three drawn defects; the image AUROC between the two is the figure. With ``--swap`` the halves change roles too, with
+several numbers for ``--draw`` defects are drawn as often, and the figure is the mean of all. No test image is read, so
+defaults can be chosen by it, and the test images are left to measure what was chosen::
 
     python benchmarks/accuracy/synthetic_defects.py --set SET [--set ...] [--models 320:10:3+256:4:4 320:4:4] --json F
     python benchmarks/accuracy/synthetic_defects.py --read F [F ...]
@@ -15,8 +15,8 @@ several values, and every combination is compared with the first of each.
 
 Defects are spots, scratches, stains, transplants and blurred places, from a seed, of sizes that follow the image's.
 They are small or faint on purpose: where every setting finds everything, nothing is learnt. The interval of a
-difference is that of 2,000 bootstrap samples of the images, each with what was drawn on it, and says how far chance
-may have chosen.
+difference is that of 2,000 bootstrap samples of the images, each with what was drawn on it in all draws, and says how
+far chance may have chosen.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ import math
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +45,7 @@ from inspection_core.image import Image
 from inspection_core.infer import top_mean
 from inspection_core.io.raster import list_images, read_raster
 from inspection_core.models.backbone import Backbone, load_weights
-from inspection_core.models.patch_memory import NEIGHBOURS, PatchMemoryFitter, _blur, _to_grid, describe
+from inspection_core.models.patch_memory import NEIGHBOURS, PatchMemory, PatchMemoryFitter, _blur, _to_grid, describe
 from inspection_core.prepare import prepare
 from inspection_core.survey import Survey, good_folder, look
 
@@ -121,14 +121,26 @@ def part(survey: Survey, chosen: slice) -> Survey:
     return replace(survey, paths=survey.paths[chosen], names=survey.names[chosen])
 
 
-def score(
-    folder: Path, held_out: int, models: Sequence[tuple[ViewSpec, ...]], asked: argparse.Namespace
-) -> Iterator[dict[str, Any]]:
-    """Yield the scores of each combination on one half of a set, by memories of the other half.
+@dataclass(frozen=True)
+class Half:
+    """Memories of one half of a set, by their size, share and neighbours, to score the other half with.
 
-    Views are independent but for the choice of turned copies, which all of them make together: so each is scored once
-    for all models that have it, and a model's map is the sum of its views', smoothed, as `PatchMemory` makes it.
+    `good` keeps the scores of images as they are, so that another draw need not compute them again.
     """
+
+    folder: Path
+    held_out: int
+    turns: tuple[str, ...]
+    card: ModelCard
+    views: list[ViewSpec]
+    memories: dict[tuple[int, float, int], PatchMemory]
+    unknown: Survey
+    first: int
+    good: dict[int, dict[Any, float]] = field(default_factory=dict)
+
+
+def remember(folder: Path, held_out: int, models: Sequence[tuple[ViewSpec, ...]], asked: argparse.Namespace) -> Half:
+    """Make the memories of one half of a set; `held_out` is the number of the other one."""
     root = good_folder(folder)
     survey = look(root, list_images(root))
     half = len(survey.paths) // 2
@@ -155,32 +167,59 @@ def score(
     for memory, share, neighbours in itertools.product(asked.memory, asked.share, asked.neighbours):
         fitter.memory, fitter.share, fitter.neighbours = memory, share, neighbours
         memories[memory, share, neighbours] = fitter.build(range(len(known.paths)), known.names)
+    return Half(folder, held_out, turns, card, views, memories, unknown, half * held_out)
 
-    maps: dict[Any, list[torch.Tensor]] = defaultdict(list)  # by memory and view
+
+def score(
+    half: Half, models: Sequence[tuple[ViewSpec, ...]], draw: int, asked: argparse.Namespace
+) -> Iterator[dict[str, Any]]:
+    """Yield the scores of each combination on the half that its memories do not know, with defects of one draw.
+
+    Views are independent but for the choice of turned copies, which all of them make together: so each is scored once
+    for all models that have it, and a model's map is the sum of its views', smoothed, as `PatchMemory` makes it.
+    """
+    settings = list(itertools.product(half.memories, models, asked.top))
     sources: list[tuple[int, bool]] = []
-    for number, path in enumerate(unknown.paths):
+    scores: dict[Any, list[float]] = {setting: [] for setting in settings}
+    for number, path in enumerate(half.unknown.paths):
         image = read_raster(path)
-        drawn = damaged(image, 1000 * asked.draw + half * held_out + number) if number % 2 == 0 else ()
-        for copy in (image, *drawn):
-            sources.append((number, copy is not image))
-            batch = prepare(copy, card).pixels[None].to(on.torch)
-            grid = [n // fitter.stride for n in batch.shape[-2:]]
-            with torch.inference_mode():
-                for i, (patches, shape) in enumerate(describe(fitter.backbone, fitter.views, batch, None)):
-                    for key, model in memories.items():
-                        distance, nearest = model.memories[i].search(patches)
-                        lone = (distance[:, 0] * model.densities[i][nearest[:, 0]]).view(1, *shape)
-                        maps[key, views[i]].append(_to_grid(lone, grid).cpu())
-    for key, model_views in itertools.product(memories, models):
-        summed = [torch.stack(m).sum(dim=0) for m in zip(*(maps[key, v] for v in model_views), strict=True)]
-        smoothed = [_blur(m[:, None], SMOOTHING).numpy() for m in summed]
-        for top in asked.top:
-            yield {
-                "set": folder.name, "held_out": held_out, "draw": asked.draw, "seed": asked.seed,
-                "setting": [spell(model_views), *key, top], "one_scale": asked.one_scale, "turns": turns,
-                "source": [n for n, _ in sources], "drawn": [d for _, d in sources],
-                "score": [round(top_mean(m, top), 6) for m in smoothed],
-            }  # fmt: skip
+        if number not in half.good:
+            half.good[number] = dict(zip(settings, image_scores(half, image, settings), strict=True))
+        drawn = damaged(image, 1000 * draw + half.first + number) if number % 2 == 0 else ()
+        found = (dict(zip(settings, image_scores(half, copy, settings), strict=True)) for copy in drawn)
+        for copy_number, by_setting in enumerate((half.good[number], *found)):
+            sources.append((number, copy_number > 0))
+            for setting, value in by_setting.items():
+                scores[setting].append(round(value, 6))
+    for key, model_views, top in settings:
+        yield {
+            "set": half.folder.name, "held_out": half.held_out, "draw": draw, "seed": asked.seed,
+            "setting": [spell(model_views), *key, top], "one_scale": asked.one_scale, "turns": half.turns,
+            "source": [n for n, _ in sources], "drawn": [d for _, d in sources], "score": scores[key, model_views, top],
+        }  # fmt: skip
+
+
+def image_scores(half: Half, image: Image, settings: Sequence[tuple[Any, ...]]) -> Iterator[float]:
+    """Yield the score of an image for each setting: memory, views and share of the cells."""
+    some = next(iter(half.memories.values()))
+    batch = prepare(image, half.card).pixels[None].to(some.memories[0].vectors.device)
+    grid = [n // some.stride for n in batch.shape[-2:]]
+    maps = {}  # by memory and view
+    with torch.inference_mode():
+        for i, (patches, shape) in enumerate(describe(some.backbone, some.views, batch, None)):
+            searched: dict[Any, Any] = {}  # settings that differ in their neighbours alone share the references
+            for (memory, share, neighbours), model in half.memories.items():
+                if (memory, share) not in searched:
+                    searched[memory, share] = model.memories[i].search(patches)
+                distance, nearest = searched[memory, share]
+                lone = (distance[:, 0] * model.densities[i][nearest[:, 0]]).view(1, *shape)
+                maps[(memory, share, neighbours), half.views[i]] = _to_grid(lone, grid).cpu()
+    smoothed: dict[Any, NDArray[np.float32]] = {}
+    for key, views, top in settings:
+        if (key, views) not in smoothed:
+            summed = torch.stack([maps[key, v] for v in views]).sum(dim=0)
+            smoothed[key, views] = _blur(summed[:, None], SMOOTHING).numpy()
+        yield top_mean(smoothed[key, views], top)
 
 
 def spell(views: Sequence[ViewSpec]) -> str:
@@ -214,9 +253,11 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
     sets = list(dict.fromkeys(r["set"] for r in rows))
     curves: dict[tuple[Any, ...], dict[str, dict[Any, NDArray[np.float64]]]] = defaultdict(lambda: defaultdict(dict))
     for row in rows:
-        half = (row["held_out"], row["draw"], row["seed"])
-        seed = [sets.index(row["set"]), *half]  # the same samples for all settings: differences are paired
-        curves[tuple(row["setting"])][row["set"]][half] = resampled(row, np.random.default_rng(seed))
+        # The same samples for all settings, so that differences are paired, and for all draws: an image is drawn with
+        # everything that was made of it.
+        rng = np.random.default_rng([sets.index(row["set"]), row["held_out"]])
+        part_of = (row["held_out"], row["draw"], row["seed"])
+        curves[tuple(row["setting"])][row["set"]][part_of] = resampled(row, rng)
     lines = [" | ".join(["model", "memory", "share", "neighbours", "top", *sets, "mean", "difference"])]
     base: NDArray[np.float64] | None = None
     for setting, by_set in curves.items():
@@ -240,7 +281,7 @@ def options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--top", type=float, nargs="+", default=[0.03, 0.001, 0.01, 0.05], help="share of the cells")
     parser.add_argument("--one-scale", action="store_true", help="one scale for all images, in place of one area")
     parser.add_argument("--swap", action="store_true", help="let the halves change roles too")
-    parser.add_argument("--draw", type=int, default=0, help="number of the drawn defects' random draw")
+    parser.add_argument("--draw", type=int, nargs="+", default=[0], help="numbers of random draws of the defects")
     parser.add_argument("--seed", type=int, default=0, help="of the memory's random choices")
     parser.add_argument("--json", type=Path, help="append scores here, a line each")
     parser.add_argument("--read", type=Path, nargs="+", default=[], help="take scores from these files")
@@ -255,12 +296,17 @@ def main() -> None:
     asked = options()
     models = [parse(m) for m in asked.models]
     rows = [json.loads(line) for file in asked.read for line in file.read_text().splitlines()]
-    for folder, held_out in itertools.product(asked.sets, (1, 0) if asked.swap else (1,)):
+    halves: dict[tuple[Path, int], Half] = {}
+    # Draw by draw: what is stopped early has some draws of everything.
+    for draw, held_out, folder in itertools.product(asked.draw, (1, 0) if asked.swap else (1,), asked.sets):
         start = time.perf_counter()
-        new = list(score(folder.resolve(), held_out, models, asked))
+        if (folder, held_out) not in halves:
+            halves[folder, held_out] = remember(folder.resolve(), held_out, models, asked)
+        half = halves[folder, held_out]
+        new = list(score(half, models, draw, asked))
         rows += new
         seconds = time.perf_counter() - start
-        print(f"{folder.name}, half {held_out}: {seconds:.0f} s, turns {new[0]['turns']}", flush=True)
+        print(f"{folder.name}, half {held_out}, draw {draw}: {seconds:.0f} s, turns {half.turns}", flush=True)
         if asked.json:
             with asked.json.open("a") as file:
                 file.writelines(json.dumps(row) + "\n" for row in new)
