@@ -26,8 +26,11 @@ def start(model: SharedModel, images) -> tuple[ThreadPoolExecutor, list]:
     for image in images[1:]:
         before = len(model._waiting)
         futures.append(pool.submit(predict, image, model))
-        while len(model._waiting) == before:
+        for _ in range(10_000):  # ten seconds, and no longer: nobody waits for ever for what does not come
+            if len(model._waiting) > before:
+                break
             threading.Event().wait(0.001)
+        assert len(model._waiting) > before
     return pool, futures
 
 
