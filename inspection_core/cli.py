@@ -295,7 +295,11 @@ def models_list(
 
         from inspection_core.engine import list_models
 
-        table = Table("id", "version", "architecture", "task", "good images", "licence", "folder")
+        table = Table()
+        for title in ("id", "version", "architecture", "task", "good images"):
+            table.add_column(title, no_wrap=True)
+        table.add_column("licence", max_width=24)
+        table.add_column("folder", overflow="fold", min_width=12)
         models = []
         for place, card in list_models(folder):
             if isinstance(card, InspectionError):
