@@ -222,7 +222,7 @@ def test_models(fitted, tmp_path, result):
 def test_models_list_tells_a_damaged_card_and_goes_on(tmp_path, result):
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "card.toml").write_text("not [ toml", encoding="utf-8")
-    code, shown, said = run("models", "list", tmp_path, "--json", result)
+    code, _, said = run("models", "list", tmp_path, "--json", result)
     assert code == 0
     assert [m["id"] for m in result()["models"]] == ["tumour-lgg-mri"]
     assert said.startswith("note: ")
