@@ -193,8 +193,11 @@ def main(arguments: list[str]) -> int:
         with RunStore(hot) as store:
             rows = list(store.rows())
         names = [p.relative_to(source).as_posix() for p in list_images(source)]
-        masks = {p.relative_to(calm / "masks"): p.read_bytes() for p in (calm / "masks").rglob("*.png")}
-        hot_masks = {p.relative_to(hot / "masks"): p.read_bytes() for p in (hot / "masks").rglob("*.png")}
+        # A kill may leave a hidden temporary file behind, which is no result.
+        masks, hot_masks = (
+            {p.relative_to(run / "masks"): p.read_bytes() for p in (run / "masks").rglob("[!.]*.png")}
+            for run in (calm, hot)
+        )
     result = {
         "images": given.images,
         "bad": len(bad),
