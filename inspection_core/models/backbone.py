@@ -11,7 +11,7 @@ import importlib
 import logging
 import math
 import socket
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -82,7 +82,7 @@ class Backbone(nn.Module):
         self.mean = tuple(float(v) for v in (config.mean if config else (0.5,) * 3))
         self.std = tuple(float(v) for v in (config.std if config else (0.5,) * 3))
         if weights is not None:
-            _fill(self.net, weights, name)
+            fill(self.net, weights, name)
         self.eval()
         self.requires_grad_(False)
 
@@ -266,13 +266,28 @@ def _options(name: str) -> dict[str, Any]:
     return options | {"out_indices": wanted}
 
 
-def _fill(net: nn.Module, weights: Mapping[str, Tensor], name: str) -> None:
+def fill(
+    net: nn.Module,
+    weights: Mapping[str, Tensor],
+    name: str,
+    adapt: Callable[[Tensor, torch.Size], Tensor] = lambda source, shape: source,
+) -> None:
+    """Put the weights of a timm network into its ``features_only`` form, whatever that calls its layers.
+
+    `adapt` may bring stored weights to a layer's shape, such as a first layer's to other channels.
+
+    Raises
+    ------
+    ModelError
+        If some are lacking, or of another shape.
+    """
     own = net.state_dict()
     # features_only wrappers flatten or prefix names ("blocks.0" -> "blocks_0", "model.blocks"): match both ways.
     by_plain = {_plain(k): v for k, v in weights.items()}
     filled = {}
     for key, value in own.items():
         source = weights.get(key, by_plain.get(_plain(key)))
+        source = None if source is None else adapt(source, value.shape)
         if source is None or source.shape != value.shape:
             got = "nothing" if source is None else f"shape {tuple(source.shape)}"
             raise ModelError(f"The weights do not fit {name!r}: {key} should be {tuple(value.shape)}, got {got}.")

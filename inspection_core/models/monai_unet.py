@@ -14,7 +14,7 @@ from inspection_core.card import ModelCard
 from inspection_core.device import Device
 from inspection_core.errors import ModelError
 from inspection_core.models import weights
-from inspection_core.models.timm_unet import fill
+from inspection_core.models.members import rebuilt
 
 CHANNELS = (16, 32, 64, 128)
 """Channels of each level; every level but the first halves the volume."""
@@ -69,11 +69,6 @@ def build(card: ModelCard) -> nn.Module:
 
 def load(folder: Path, card: ModelCard, device: Device) -> MonaiUNet:
     """Load a trained model; see `inspection_core.models`."""
-    tensors = weights.load(folder, card)
-    networks = [build(card) for _ in range(int(cast("int", card.parameters.get("members", 1))))]
-    for k, network in enumerate(networks):
-        fill(network, {name[len(f"{k}.") :]: t for name, t in tensors.items() if name.startswith(f"{k}.")})
-        network.eval()
-    predictor = MonaiUNet(networks)
+    predictor = MonaiUNet(rebuilt(weights.load(folder, card), card, build))
     predictor.to(device)
     return predictor

@@ -6,7 +6,7 @@ over left-right flips too where the card asks for it. Encoder and decoder meet a
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -19,7 +19,8 @@ from inspection_core.card import ModelCard
 from inspection_core.device import Device
 from inspection_core.errors import ModelError
 from inspection_core.models import weights
-from inspection_core.models.backbone import load_weights
+from inspection_core.models.backbone import fill, load_weights
+from inspection_core.models.members import rebuilt
 
 ENCODER = "tf_efficientnet_lite0"
 DECODER = (128, 64, 48, 32)
@@ -99,22 +100,15 @@ def pretrained(network: UNet, encoder: str, path: Path | None = None) -> None:
     Channels beyond red, green and blue take these weights in turn, so three sequences and their neighbours each start
     from a filter that the network knows.
     """
-    stored = {_plain(k): v for k, v in load_weights(encoder, path).items()}
-    own = network.encoder.state_dict()
-    filled = {}
-    for key, value in own.items():
-        source = stored.get(_plain(key))
-        if source is None:
-            raise ModelError(f"The weights do not fit {encoder!r}: nothing for {key}.")
-        if source.shape != value.shape:
-            inputs = value.shape[1]
-            source = source[:, [k % source.shape[1] for k in range(inputs)]] * (source.shape[1] / inputs)
-        filled[key] = source
-    network.encoder.load_state_dict(filled)
+    fill(network.encoder, load_weights(encoder, path), encoder, adapt=_widened)
 
 
-def _plain(key: str) -> str:
-    return key.removeprefix("model.").replace(".", "_")
+def _widened(source: Tensor, shape: torch.Size) -> Tensor:
+    """Return a first layer's weights for more channels than it has; any other layer's as they are."""
+    if source.ndim != 4 or len(shape) != 4 or (source.shape[0], *source.shape[2:]) != (shape[0], *shape[2:]):
+        return source
+    inputs, known = shape[1], source.shape[1]
+    return source[:, [k % known for k in range(inputs)]] * (known / inputs) if inputs != known else source
 
 
 class TimmUNet:
@@ -133,7 +127,7 @@ class TimmUNet:
     stride = 1
     offset = 0.0
 
-    def __init__(self, networks: Sequence[UNet], flips: bool) -> None:
+    def __init__(self, networks: Sequence[nn.Module], flips: bool) -> None:
         self.networks = list(networks)
         self.flips = flips
 
@@ -177,29 +171,6 @@ def build(card: ModelCard) -> UNet:
 
 def load(folder: Path, card: ModelCard, device: Device) -> TimmUNet:
     """Load a trained model; see `inspection_core.models`."""
-    tensors = weights.load(folder, card)
-    members = int(cast("int", card.parameters.get("members", 1)))
-    networks = [build(card) for _ in range(members)]
-    for k, network in enumerate(networks):
-        fill(network, {name[len(f"{k}.") :]: t for name, t in tensors.items() if name.startswith(f"{k}.")})
-        network.eval()
-    predictor = TimmUNet(networks, bool(card.parameters.get("flips", False)))
+    predictor = TimmUNet(rebuilt(weights.load(folder, card), card, build), bool(card.parameters.get("flips", False)))
     predictor.to(device)
     return predictor
-
-
-def fill(network: nn.Module, tensors: Mapping[str, Tensor]) -> None:
-    """Put stored weights, of any float type, into a network.
-
-    Raises
-    ------
-    ModelError
-        If they are not those of this network.
-    """
-    own = network.state_dict()
-    wrong = [k for k in own if k not in tensors or tensors[k].shape != own[k].shape] + sorted(set(tensors) - set(own))
-    if wrong:
-        raise ModelError(
-            f"The weights do not fit the network that the card describes: {wrong[0]} and {len(wrong) - 1} more."
-        )
-    network.load_state_dict({k: tensors[k].to(own[k].dtype) for k in own})

@@ -12,7 +12,7 @@ from typing import Any, cast
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import nn
 
 from inspection_core.card import Calibration, InputCheck, ModelCard
 from inspection_core.cases import Case, read_case
@@ -26,6 +26,7 @@ from inspection_core.io.atomic import write_text
 from inspection_core.io.results import dump
 from inspection_core.lesions import compare
 from inspection_core.models import Predictor, monai_unet, timm_unet, weights
+from inspection_core.models.members import rebuilt, stored
 from inspection_core.placement import Placement
 from inspection_core.prepare import Prepared
 from inspection_core.training.config import Config
@@ -57,24 +58,12 @@ class Member:
 
 def as_model(networks: Sequence[nn.Module], card: ModelCard, folder: Path, device: Device) -> LoadedModel:
     """Return trained networks as a model that predicts, without a detour over the disk."""
-    stored = _stored(networks, card)
-    rebuilt = [timm_unet.build(card) if card.architecture == "timm-unet" else monai_unet.build(card) for _ in networks]
-    for k, network in enumerate(rebuilt):  # as they will be read again: rounded to what the file holds
-        timm_unet.fill(network, {n[len(f"{k}.") :]: t for n, t in stored.items() if n.startswith(f"{k}.")})
-        network.eval()
-    card = replace(card, parameters={**card.parameters, "members": len(rebuilt)})
-    predictor: Predictor = PREDICTORS[card.architecture](rebuilt, card)
+    build = timm_unet.build if card.architecture == "timm-unet" else monai_unet.build
+    card = replace(card, parameters={**card.parameters, "members": len(networks)})
+    again = rebuilt(stored(networks), card, build)  # as they will be read again: rounded to what the file holds
+    predictor: Predictor = PREDICTORS[card.architecture](again, card)
     predictor.to(device)
     return LoadedModel(card, folder, predictor, device)
-
-
-def _stored(networks: Sequence[nn.Module], card: ModelCard) -> dict[str, Tensor]:
-    """Return the tensors of the weights' file: float16, which costs nothing that is seen and halves the file."""
-    return {
-        f"{k}.{name}": t.half() if t.is_floating_point() else t
-        for k, network in enumerate(networks)
-        for name, t in network.state_dict().items()
-    }
 
 
 def assemble(
@@ -138,7 +127,7 @@ def assemble(
         training={**card.training, **_told(config, members)},
         metrics={**card.metrics, **{f"crossfit_{k}": v for k, v in metrics.items()}},
     )
-    return weights.save(out, card, _stored([m.network for m in members], card))
+    return weights.save(out, card, stored([m.network for m in members]))
 
 
 def _first_pass(

@@ -9,7 +9,7 @@ import torch
 from inspection_core.card import ModelCard, Preparation
 from inspection_core.device import Device
 from inspection_core.errors import ModelError, UsageError
-from inspection_core.models import timm_unet
+from inspection_core.models import members, timm_unet
 from inspection_core.training import loop
 from inspection_core.training.augment import Augment
 from inspection_core.training.config import Augmentation, Config, Data, Optimisation, Stage, changed, read_config
@@ -241,4 +241,4 @@ def test_the_shipped_configurations_are_valid():
 def test_networks_of_another_shape_are_refused():
     tensors = network().state_dict()
     with pytest.raises(ModelError, match="do not fit the network that the card describes"):
-        timm_unet.fill(timm_unet.UNet(6, 3, decoder=(8, 8, 8, 8)), tensors)
+        members.fill(timm_unet.UNet(6, 3, decoder=(8, 8, 8, 8)), tensors)
