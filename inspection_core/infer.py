@@ -86,7 +86,7 @@ class Begun:
     unlike: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class Forwarded:
     """An image that has been through the network.
 
@@ -97,7 +97,7 @@ class Forwarded:
     output
         The `Grid` of an anomaly model, or the foreground probabilities ``(K, d', h', w')`` of one that segments, with
         the spread as one channel more where the model gives it; another maker's `Segmented`; a whole `Prediction` where
-        another process made it.
+        another process made it. None once it was handed over.
     rung
         Of the memory ladder; None where another process knows.
     timings
@@ -105,9 +105,14 @@ class Forwarded:
     """
 
     begun: Begun
-    output: Grid | NDArray[Any] | Segmented | Prediction
+    output: Grid | NDArray[Any] | Segmented | Prediction | None
     rung: Device | None
     timings: dict[str, float]
+
+    def take(self) -> Grid | NDArray[Any] | Segmented | Prediction:
+        """Hand over what the network gave, which can be given up before the findings are looked for: it is large."""
+        given, self.output = self.output, None
+        return cast("Grid | NDArray[Any] | Segmented | Prediction", given)
 
 
 def begin(image: Image, model: Model) -> Begun:
@@ -191,7 +196,7 @@ def measure(image: Image, model: LoadedModel) -> Measured:
 
 def _measured(done: Forwarded, model: LoadedModel) -> Measured:
     clock = Clock()
-    prepared, grid = cast("Prepared", done.begun.prepared), cast("Grid", done.output)
+    prepared, grid = cast("Prepared", done.begun.prepared), cast("Grid", done.take())
     predictor = model.predictor
     if prepared.placement is None:
         score = restore(grid.score, prepared.shape, prepared.source, predictor.stride, predictor.offset)
@@ -300,7 +305,7 @@ def _without_pixels(one: Begun) -> Begun:
 
 def _segmented(done: Forwarded, model: LoadedModel) -> Prediction:
     """Finish for a network that gives class probabilities: the mask is the most probable class of each voxel."""
-    card, image, given = model.card, done.begun.image, done.output
+    card, image, given = model.card, done.begun.image, done.take()
     clock = Clock()
     shape = image.geometry.shape
     spread: NDArray[np.float32] | None = None
@@ -312,6 +317,8 @@ def _segmented(done: Forwarded, model: LoadedModel) -> Prediction:
         score, labels = restore_classes(foreground[: len(card.classes)], place, *_steps(model), card.policy.voxel)
         spread = restore_map(foreground[-1], place, *_steps(model)).reshape(shape) if model.spread else None
         notes, inner = (*prepared.warnings, *done.begun.unlike), cells_in(place)
+        del foreground
+    del given
     notes = (*notes, *_short_of_memory(model, done.rung))
     clock.lap("restore")
     mask, findings = find_labelled(
