@@ -22,11 +22,12 @@ from numpy.typing import NDArray
 from inspection_core.errors import ReadError, UsageError
 from inspection_core.geometry import Geometry
 from inspection_core.image import Image
+from inspection_core.io.candidates import NUMBERED
 from inspection_core.io.raster import list_images, read_raster
+from inspection_core.io.scans import read_scan
 
 SCANS = (".nii.gz", ".nii", ".nrrd", ".mha")
 SLICE = re.compile(r"(?P<patient>.+)_(?P<slice>\d+)")
-NUMBERED = re.compile(r"(?P<case>.+)_(?P<channel>\d{4})")
 
 
 @dataclass(frozen=True)
@@ -154,8 +155,6 @@ def read_case(case: Case, channels: Sequence[str]) -> tuple[Image, NDArray[np.ui
         image = read_slices(case.images, channels)
         mask = np.stack([_binary(p) for p in case.masks])
     else:
-        from inspection_core.io.scans import read_scan  # heavy, and not for slices
-
         image = _read_scans(case, channels)
         reference = read_scan(case.masks[0])
         if len(reference.channels) != 1 or not reference.geometry.is_close(image.geometry, tolerance=1e-2):
@@ -222,8 +221,6 @@ def _binary(path: Path) -> NDArray[np.uint8]:
 
 
 def _read_scans(case: Case, channels: Sequence[str]) -> Image:
-    from inspection_core.io.scans import read_scan
-
     if case.kind == "channels":
         _check_numbers(case, channels)
     parts = [read_scan(p) for p in case.images]

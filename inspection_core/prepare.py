@@ -194,7 +194,7 @@ def prepare_volume(image: Image, card: ModelCard, most: int = MAX_VOXELS) -> Pre
         place = _cropped(place, array, preparation)
     spacing = (0.0, *image.geometry.spacing) if image.ndim == 2 else image.geometry.spacing
     resized, said = volume_shape(place.size, [spacing[a] for a in axes], image.geometry.unit, card)
-    padded = _padded(resized, preparation)
+    padded = padded_shape(resized, preparation)
     if len(array) * math.prod(padded) > most:
         raise ReadError(
             f"{image.name}: at the model's spacing this scan of {shape} would be {padded} voxels, which is too large. "
@@ -237,7 +237,8 @@ def volume_shape(
     return tuple(max(1, round(n * f)) for n, f in zip(shape, factors, strict=True)), ()
 
 
-def _padded(shape: Sequence[int], preparation: Preparation) -> tuple[int, ...]:
+def padded_shape(shape: Sequence[int], preparation: Preparation) -> tuple[int, ...]:
+    """Return the shape of a network's input for a volume ``(d, h, w)``: whole multiples, and a window at least."""
     m = preparation.multiple
     least = (0,) * (3 - len(preparation.window_size)) + preparation.window_size if preparation.window_size else (0,) * 3
     out = [max(-(-n // m) * m, w) for n, w in zip(shape, least, strict=True)]

@@ -25,10 +25,11 @@ from inspection_core.input_check import fit_input_check, input_features
 from inspection_core.io.atomic import write_text
 from inspection_core.io.results import dump
 from inspection_core.lesions import compare
-from inspection_core.models import Predictor, monai_unet, timm_unet, weights
-from inspection_core.models.members import rebuilt, stored
+from inspection_core.models import load_predictor, weights
+from inspection_core.models.members import stored
 from inspection_core.placement import Placement
 from inspection_core.prepare import Prepared
+from inspection_core.segmentation_metrics import dice
 from inspection_core.training.config import Config
 from inspection_core.training.samples import Study
 
@@ -37,12 +38,6 @@ CUTS = (0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5)
 """Probabilities that are tried as the cut of a voxel; Dice is highest below one half where a network is not sure."""
 FEWEST = 3
 """Studies that a check of inputs needs."""
-PREDICTORS: Mapping[str, Callable[[Sequence[Any], ModelCard], Any]] = {
-    "timm-unet": lambda networks, card: timm_unet.TimmUNet(networks, bool(card.parameters.get("flips", False))),
-    "monai-unet": lambda networks, card: monai_unet.MonaiUNet(networks),
-}
-"""Architecture -> trained networks as a predictor."""
-
 
 Pair = tuple[LoadedModel, Case]
 """A patient, and the network that did not see it."""
@@ -56,14 +51,13 @@ class Member:
     held_back: Sequence[Case]
 
 
-def as_model(networks: Sequence[nn.Module], card: ModelCard, folder: Path, device: Device) -> LoadedModel:
-    """Return trained networks as a model that predicts, without a detour over the disk."""
-    build = timm_unet.build if card.architecture == "timm-unet" else monai_unet.build
-    card = replace(card, parameters={**card.parameters, "members": len(networks)})
-    again = rebuilt(stored(networks), card, build)  # as they will be read again: rounded to what the file holds
-    predictor: Predictor = PREDICTORS[card.architecture](again, card)
-    predictor.to(device)
-    return LoadedModel(card, folder, predictor, device)
+def as_model(network: nn.Module, card: ModelCard, device: Device) -> LoadedModel:
+    """Return a trained network as a model, by way of its files: so it is rounded as it will be."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        alone = replace(card, parameters={**card.parameters, "members": 1})
+        alone = weights.save(folder, alone, stored([network]))
+        return LoadedModel(alone, folder, load_predictor(folder, alone, device), device)
 
 
 def assemble(
@@ -100,7 +94,8 @@ def assemble(
         As written, with cross-fitted figures in its metrics.
     """
     card = config.card
-    pairs = [(as_model([m.network], card, out, device), case) for m in members for case in m.held_back]
+    models = [as_model(m.network, card, device) for m in members]
+    pairs = [(model, case) for model, m in zip(models, members, strict=True) for case in m.held_back]
     with tempfile.TemporaryDirectory(dir=out) as folder:
         kept = [Path(folder) / f"{k}.npy" for k in range(len(pairs))]
         card, temperature = _first_pass(pairs, card, kept, lambda k: show("calibrating", k, 2 * len(pairs)))
@@ -191,12 +186,7 @@ def _tempered(foreground: NDArray[Any], temperature: float, classes: int) -> NDA
 def _overlaps(foreground: NDArray[Any], truth: NDArray[np.uint8]) -> list[float]:
     """Return the Dice of one class at each of `CUTS`."""
     score, true = foreground.sum(axis=0), truth > 0
-    return [_dice(score > cut, true) for cut in CUTS]
-
-
-def _dice(found: NDArray[np.bool_], true: NDArray[np.bool_]) -> float:
-    total = int(found.sum() + true.sum())
-    return 2 * int((found & true).sum()) / total if total else 1.0
+    return [dice(score > cut, true) for cut in CUTS]
 
 
 def _input_check(studies: Sequence[Study]) -> InputCheck:
@@ -220,7 +210,7 @@ def _row(
     row: dict[str, Any] = {"case": name}
     dices = []
     for c in range(1, classes + 1):
-        dices.append(_dice(found == c, true == c))
+        dices.append(dice(found == c, true == c))
         row[f"dice_{c}"] = dices[-1]
     row["dice"] = float(np.mean(dices))
     row |= {

@@ -21,10 +21,11 @@ from inspection_core.card import ModelCard
 from inspection_core.device import Device
 from inspection_core.errors import ModelError, UsageError
 from inspection_core.io.atomic import atomic_path
+from inspection_core.segmentation_metrics import dice
 from inspection_core.sweep import sweep
 from inspection_core.training.augment import Augment
 from inspection_core.training.config import Config
-from inspection_core.training.samples import Study, cut_block, cut_slice, draw, pad_to
+from inspection_core.training.samples import Study, cut_block, cut_slice, draw, padded
 
 CHECKPOINT = "checkpoint.pt"
 LOG = "log.csv"
@@ -242,8 +243,7 @@ class Run:
 def probabilities(network: nn.Module, study: Study, card: ModelCard, device: Device) -> Tensor:
     """Return class probabilities ``(1 + K, d, h, w)`` of a prepared study, by the way that inference goes."""
     preparation = card.preparation
-    flat = preparation.view == "slices"
-    pixels = pad_to(study.pixels, preparation.multiple, flat, () if flat else preparation.window_size)
+    pixels = padded(study.pixels, preparation)
 
     def soft(batch: Tensor) -> Tensor:
         return cast("Tensor", network(batch).softmax(dim=1))
@@ -253,9 +253,7 @@ def probabilities(network: nn.Module, study: Study, card: ModelCard, device: Dev
 
 
 def _dice(found: Tensor, study: Study) -> float:
-    marked, true = found.argmax(dim=0) > 0, study.labels > 0
-    both = int(marked.sum() + true.sum())
-    return 2 * int((marked & true).sum()) / both if both else 1.0
+    return dice((found.argmax(dim=0) > 0).numpy(), (study.labels > 0).numpy())
 
 
 def _seed(*parts: int) -> int:

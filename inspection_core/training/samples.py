@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -20,12 +19,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from inspection_core.card import ModelCard
+from inspection_core.card import ModelCard, Preparation
 from inspection_core.cases import Case, read_case
 from inspection_core.errors import ReadError
 from inspection_core.io.atomic import atomic_path
 from inspection_core.placement import Placement, resize
-from inspection_core.prepare import prepare
+from inspection_core.prepare import padded_shape, prepare
 
 Progress = Callable[[str, int, int], None]
 
@@ -178,12 +177,9 @@ def folds(names: Sequence[str], count: int, seed: int) -> list[list[int]]:
     return [sorted(int(i) for i in order[k::count]) for k in range(count)]
 
 
-def pad_to(pixels: Tensor, multiple: int, flat: bool, least: Sequence[int] = ()) -> Tensor:
+def padded(pixels: Tensor, preparation: Preparation) -> Tensor:
     """Pad a prepared volume at its ends with zeros, as inference does."""
     shape = pixels.shape[1:]
-    wanted = [max(math.ceil(n / multiple) * multiple, m) for n, m in zip(shape, least or (0,) * 3, strict=True)]
-    if flat:
-        wanted[0] = shape[0]
-    out = torch.zeros((pixels.shape[0], *wanted), dtype=torch.float32)
+    out = torch.zeros((pixels.shape[0], *padded_shape(shape, preparation)), dtype=torch.float32)
     out[(slice(None), *(slice(n) for n in shape))] = pixels
     return out
