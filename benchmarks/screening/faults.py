@@ -28,14 +28,13 @@ import numpy as np
 import PIL.Image
 import torch
 
-from inspection_core.card import ModelCard, Policy, Preparation
 from inspection_core.engine import Engine, LoadedModel
 from inspection_core.io.raster import list_images
 from inspection_core.io.store import RunStore
-from inspection_core.models.intensity_band import make
 from inspection_core.runs import compare
 from inspection_core.screen import screen
 from inspection_core.session import Options
+from inspection_core.testing import bright_model
 
 OPTIONS = Options(("masks",), pictures="none")
 FULL = 3
@@ -70,18 +69,7 @@ def images(
 
 def cheap_model(folder: Path) -> Path:
     """Make a model that marks bright pixels: no network, so that the machinery takes most of the time."""
-    card = ModelCard(
-        id="bright",
-        version="1",
-        architecture="intensity-band",
-        task="segmentation",
-        channels=("grey",),
-        score="1 - P(background)",
-        classes=("bright",),
-        preparation=Preparation(window=(0.0, 255.0), short_side=0, multiple=4, tile=512, view="slices"),
-        policy=Policy(kind="band", low=0.3, high=0.7),
-    )
-    make(folder, card, ((0.9, 2.0),))
+    bright_model(folder, tile=512, low=0.9)
     return folder
 
 

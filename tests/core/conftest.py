@@ -15,6 +15,7 @@ from inspection_core.image import Image
 from inspection_core.io.raster import read_raster
 from inspection_core.learn import Fitted, fit
 from inspection_core.models.intensity_band import make
+from inspection_core.testing import bright_model
 
 
 def brushed(seed: int, size: int = 96) -> np.ndarray:
@@ -102,18 +103,7 @@ def model(fitted) -> LoadedModel:
 def bright(tmp_path_factory) -> LoadedModel:
     """A model that marks bright pixels of grey pictures: no network, for tests of the machinery around one."""
     folder = tmp_path_factory.mktemp("models") / "bright"
-    card = ModelCard(
-        id="bright",
-        version="1",
-        architecture="intensity-band",
-        task="segmentation",
-        channels=("grey",),
-        score="1 - P(background)",
-        classes=("bright",),
-        preparation=Preparation(window=(0.0, 255.0), short_side=0, multiple=4, tile=64, view="slices"),
-        policy=Policy(kind="band", low=0.3, high=0.7),
-    )
-    make(folder, card, ((0.8, 2.0),))
+    bright_model(folder, tile=64, low=0.8)
     return Engine("cpu").load(folder)
 
 
