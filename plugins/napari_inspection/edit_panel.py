@@ -13,12 +13,12 @@ from napari_inspection import tools
 from napari_inspection.desk import Desk
 from napari_inspection.findings_table import size
 from napari_inspection.session import Session
-from napari_inspection.widgets import button, row, text
+from napari_inspection.widgets import Undoing, button, row, text
 
 EMPTY = "Run a model first; then its findings can be changed here, and new ones painted."
 
 
-class EditPanel(QWidget):
+class EditPanel(Undoing, QWidget):
     """The tools, on the finding that is selected."""
 
     def __init__(self, session: Session) -> None:
@@ -93,8 +93,7 @@ class EditPanel(QWidget):
         layout.addWidget(self.smart)
         layout.addLayout(
             row(
-                button("Undo", "Take the last change back, whatever it was", self.undo, key="Ctrl+Z"),
-                button("Redo", "Bring it back", self.redo, key="Ctrl+Shift+Z"),
+                *self.undo_buttons(),
                 1,
             )
         )
@@ -157,16 +156,6 @@ class EditPanel(QWidget):
 
     def _seeds(self, desk: Desk, number: int) -> None:
         tools.seeds(desk, number, self.method.currentText())
-
-    def undo(self) -> None:
-        """Take the last change back."""
-        if self.session.desk is not None:
-            self.session.desk.undo()
-
-    def redo(self) -> None:
-        """Bring the last undone change back."""
-        if self.session.desk is not None:
-            self.session.desk.redo()
 
     def _begin_level(self) -> None:
         desk = self.session.desk

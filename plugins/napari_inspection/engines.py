@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING
 
 from inspection_core.card import ModelCard
 from inspection_core.errors import ModelError
+from inspection_core.prepare import GREY, RGB
 from napari_inspection import store
 
 if TYPE_CHECKING:
     from inspection_core.engine import Engine
+    from inspection_core.image import Image
 
 _engines: dict[str, Engine] = {}
 _lock = threading.Lock()
@@ -67,12 +69,15 @@ def card_text(card: ModelCard) -> str:
     return "<br>".join(lines)
 
 
-def misfit(card: ModelCard, ndim: int) -> str:
-    """Return why a model cannot run on an image of so many axes, or an empty line."""
-    if card.preparation.view == "image" and ndim == 3:
+def misfit(card: ModelCard, image: Image) -> str:
+    """Return why a model cannot run on an image, by its axes and number of channels, or an empty line."""
+    if card.preparation.view == "image" and image.ndim == 3:
         return "This model is for images, not for scans. Choose another."
-    if card.preparation.view == "volume" and ndim == 2:
+    if card.preparation.view == "volume" and image.ndim == 2:
         return "This model is for volumes, not for single images. Choose another."
+    colours = card.channels == RGB and image.channels == GREY  # grey serves for all three
+    if len(card.channels) > len(image.channels) and not colours:
+        return f"This model takes the channels {', '.join(card.channels)}. Choose another, or open the whole study."
     return ""
 
 

@@ -9,6 +9,7 @@ from qtpy.QtWidgets import QComboBox, QFileDialog, QTextBrowser, QVBoxLayout, QW
 
 from inspection_core.card import ModelCard
 from inspection_core.errors import ModelError
+from inspection_core.image import Image
 from napari_inspection import engines
 from napari_inspection.widgets import button, row
 
@@ -76,11 +77,11 @@ class ModelPicker(QWidget):
         self.box.blockSignals(False)
         self._show()
 
-    def choose_for(self, ndim: int) -> None:
-        """Choose the first model that fits an image of so many axes, unless the chosen one does."""
+    def choose_for(self, image: Image) -> None:
+        """Choose the first model that fits an image, unless the chosen one does."""
         cards = [card if isinstance(card, ModelCard) else None for _, card in self._models]
-        if self.card is None or engines.misfit(self.card, ndim):
-            at = next((k for k, card in enumerate(cards) if card is not None and not engines.misfit(card, ndim)), None)
+        if self.card is None or engines.misfit(self.card, image):
+            at = next((k for k, card in enumerate(cards) if card is not None and not engines.misfit(card, image)), None)
             if at is not None:
                 self.box.setCurrentIndex(at)
 

@@ -13,14 +13,14 @@ from inspection_core.errors import InspectionError
 from napari_inspection import comparing, saving, store, tools
 from napari_inspection.findings_table import FILTERS, FindingsTable
 from napari_inspection.session import Session
-from napari_inspection.widgets import button, row, text
+from napari_inspection.widgets import Undoing, button, row, text
 
 EMPTY = "No findings yet. Open a scan or an image, choose a model in Run, and press Run."
 NONE_FOUND = "The model found nothing here. Paint in Correct what it missed."
 ALL = "all classes"
 
 
-class ReviewPanel(QWidget):
+class ReviewPanel(Undoing, QWidget):
     """Table, verdicts, history, saving."""
 
     def __init__(self, session: Session) -> None:
@@ -72,8 +72,7 @@ class ReviewPanel(QWidget):
         layout.addLayout(row(b["Relabel"], self.label, 1))
         layout.addLayout(
             row(
-                button("Undo", "Take the last change back, whatever it was", self.undo, key="Ctrl+Z"),
-                button("Redo", "Bring it back", self.redo, key="Ctrl+Shift+Z"),
+                *self.undo_buttons(),
                 1,
                 QLabel("Colour by"),
                 self.colours,
@@ -189,16 +188,6 @@ class ReviewPanel(QWidget):
             self.session.say("error", "Select a finding and choose its class first.")
             return
         desk.relabel(numbers, label)
-
-    def undo(self) -> None:
-        """Take the last change back."""
-        if self.session.desk is not None:
-            self.session.desk.undo()
-
-    def redo(self) -> None:
-        """Bring the last undone change back."""
-        if self.session.desk is not None:
-            self.session.desk.redo()
 
     # Saving -----------------------------------------------------------------------------------------------------------
 

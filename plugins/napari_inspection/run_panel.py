@@ -53,12 +53,12 @@ class RunPanel(QWidget):
         """Look for models again: a sample may have brought one; and choose one that fits."""
         self.picker.refresh()
         if self.session.case is not None:
-            self.picker.choose_for(self.session.case.image.ndim)
+            self.picker.choose_for(self.session.case.image)
         self._show()
 
     def _show(self) -> None:
         case, card = self.session.case, self.picker.card
-        wrong = engines.misfit(card, case.image.ndim) if card is not None and case is not None else ""
+        wrong = engines.misfit(card, case.image) if card is not None and case is not None else ""
         if card is None or wrong:
             self.expect.setText(wrong or "Choose a model.")
         elif case is None:

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QFrame, QHBoxLayout, QLabel, QPushButton, QSizePolicy, QVBoxLayout, QWidget
+
+if TYPE_CHECKING:
+    from napari_inspection.session import Session
 
 KINDS = {"info": "#56b4e9", "error": "#e69f00"}
 """Colour of the bar beside a message; the words say it too."""
@@ -53,6 +57,29 @@ def text(words: str = "", *, small: bool = False) -> QLabel:
     if small:
         label.setStyleSheet("font-size: 11px;")
     return label
+
+
+class Undoing:
+    """What panels share that take changes back: those of the session, whatever made them."""
+
+    session: Session
+
+    def undo(self) -> None:
+        """Take the last change back."""
+        if self.session.desk is not None:
+            self.session.desk.undo()
+
+    def redo(self) -> None:
+        """Bring the last undone change back."""
+        if self.session.desk is not None:
+            self.session.desk.redo()
+
+    def undo_buttons(self) -> tuple[QPushButton, QPushButton]:
+        """Return a button for each."""
+        return (
+            button("Undo", "Take the last change back, whatever it was", self.undo, key="Ctrl+Z"),
+            button("Redo", "Bring it back", self.redo, key="Ctrl+Shift+Z"),
+        )
 
 
 class MessageBar(QFrame):

@@ -112,7 +112,9 @@ def test_what_nobody_foresaw_says_where_and_not_what():
     assert "Jane" not in line
 
 
-def test_a_missing_model_and_nothing_open(panel):
+def test_a_missing_model_and_nothing_open(panel, monkeypatch, tmp_path):
+    monkeypatch.setattr("inspection_core.engine.EMBEDDED_CARDS", tmp_path / "none come along")
+    panel.running.picker.refresh()
     panel.running.start()
     assert panel.messages.label.text() == "There is no model to run. Add the folder of one, or fit one below."
     panel.session.run(engines.store.models_folder())
@@ -152,6 +154,6 @@ def test_a_model_that_fits_is_chosen_and_another_one_cannot_run(reviewed):
     assert picker.card.id == "a-pictures"
     assert not reviewed.running.run.isEnabled()
     assert reviewed.running.expect.text() == "This model is for images, not for scans. Choose another."
-    picker.choose_for(3)
+    picker.choose_for(reviewed.session.case.image)
     assert picker.card.id == "phantom-lesions"
     assert reviewed.running.run.isEnabled()
