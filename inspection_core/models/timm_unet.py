@@ -62,14 +62,23 @@ class UNet(nn.Module):
         Channels of the decoder, deepest level first: one for each stride of the encoder but the last.
     dropout
         Share of the last features' channels that training drops.
+    drop_path
+        Probability with which training skips the encoder's last block; the blocks before it in proportion.
     """
 
     def __init__(
-        self, inputs: int, classes: int, encoder: str = ENCODER, decoder: Sequence[int] = DECODER, dropout: float = 0.0
+        self,
+        inputs: int,
+        classes: int,
+        encoder: str = ENCODER,
+        decoder: Sequence[int] = DECODER,
+        dropout: float = 0.0,
+        drop_path: float = 0.0,
     ) -> None:
         super().__init__()
+        skipping = {"drop_path_rate": drop_path} if drop_path else {}  # not every network of timm's knows it
         try:
-            self.encoder = timm.create_model(encoder, features_only=True, pretrained=False, in_chans=inputs)
+            self.encoder = timm.create_model(encoder, features_only=True, pretrained=False, in_chans=inputs, **skipping)
         except (RuntimeError, AttributeError, TypeError) as error:
             raise ModelError(
                 f"The timm network {encoder!r} gives no feature maps ({error}); choose another."
@@ -166,6 +175,7 @@ def build(card: ModelCard) -> UNet:
         str(settings.get("encoder", ENCODER)),
         [int(d) for d in cast("tuple[int, ...]", decoder)],
         float(cast("float", settings.get("dropout", 0.0))),
+        float(cast("float", settings.get("drop_path", 0.0))),
     )
 
 

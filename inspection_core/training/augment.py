@@ -12,10 +12,12 @@ from monai.transforms import (  # type: ignore[attr-defined]
     Compose,
     RandAdjustContrastd,
     RandAffined,
+    RandBiasFieldd,
     RandFlipd,
     RandGaussianNoised,
     RandGaussianSmoothd,
     RandScaleIntensityd,
+    RandSimulateLowResolutiond,
 )
 from torch import Tensor
 
@@ -41,7 +43,7 @@ class Augment:
         self.how = augmentation
         self.place = Compose(self._place(augmentation, stage))
         self.rng = np.random.default_rng(0)
-        self.values = [Compose(self._values(augmentation, name)) for name in self.channels]
+        self.values = [Compose(self._values(augmentation, name, len(stage.size))) for name in self.channels]
 
     def _place(self, how: Augmentation, stage: Stage) -> list[Any]:
         keys = [*self.channels, "label"]
@@ -61,13 +63,19 @@ class Augment:
         return [affine, *(RandFlipd(keys, prob=0.5, spatial_axis=axis) for axis in how.flips)]
 
     @staticmethod
-    def _values(how: Augmentation, name: str) -> list[Any]:
+    def _values(how: Augmentation, name: str, axes: int) -> list[Any]:
         changes: list[Any] = []
         if how.contrast:
             gamma = (math.exp(-how.contrast), math.exp(how.contrast))
             changes.append(RandAdjustContrastd([name], prob=SOMETIMES, gamma=gamma))
         if how.brightness:
             changes.append(RandScaleIntensityd([name], prob=2 * SOMETIMES, factors=how.brightness))
+        if how.bias:
+            changes.append(RandBiasFieldd([name], prob=SOMETIMES, coeff_range=(-how.bias, how.bias)))
+        if how.low_resolution:
+            zoom = (how.low_resolution, 1.0)
+            mode = "bilinear" if axes == 2 else "trilinear"
+            changes.append(RandSimulateLowResolutiond([name], prob=SOMETIMES / 2, upsample_mode=mode, zoom_range=zoom))
         if how.blur:
             sigma = (0.3, how.blur)
             changes.append(RandGaussianSmoothd([name], prob=SOMETIMES / 2, sigma_x=sigma, sigma_y=sigma, sigma_z=sigma))

@@ -60,6 +60,10 @@ class Augmentation:
         Standard deviation of added noise, in units of the normalised image.
     blur
         Largest standard deviation of a Gaussian blur, in voxels.
+    bias
+        Largest coefficient of a smooth multiplicative field (a polynomial's exponential), as of a receive coil.
+    low_resolution
+        Smallest share of the resolution that a channel is reduced to and enlarged from.
     neighbour_step
         Probability that neighbours of a slice are taken two slices away, and as much that the slice itself stands for
         them, as in thinner and thicker slices.
@@ -80,6 +84,8 @@ class Augmentation:
     contrast: float = 0.3
     noise: float = 0.05
     blur: float = 1.0
+    bias: float = 0.0
+    low_resolution: float = 0.0
     neighbour_step: float = 0.0
     drop: tuple[str, ...] = ()
     drop_probability: float = 0.0

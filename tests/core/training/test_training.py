@@ -186,6 +186,20 @@ def test_a_missing_channel_is_zero_or_a_copy_of_its_stand_in():
     assert kinds == {"zero", "copy"}
 
 
+@pytest.mark.parametrize("how", [{"bias": 0.5}, {"low_resolution": 0.3}], ids=lambda how: next(iter(how)))
+@pytest.mark.parametrize("size", [(32, 32), (6, 32, 32)], ids=["slice", "block"])
+def test_coil_and_resolution_change_values_and_no_place(how, size):
+    none = {"rotate": 0, "scale": 0, "shift": 0, "brightness": 0, "contrast": 0, "noise": 0, "blur": 0}
+    change = Augment(Augmentation(**none, **how), Stage(size, 1), CHANNELS)
+    pixels, label = cut_slice(study(), 2, 1, 1) if len(size) == 2 else cut_block(study(depth=6), (3, 16, 16), size)
+    same = Augment(Augmentation(**none), Stage(size, 1), CHANNELS)(pixels, label)
+    change.seed(0)
+    drawn = [change(pixels, label) for _ in range(20)]
+    assert any(not torch.equal(got, same[0]) for got, _ in drawn)
+    assert all(torch.equal(labels, same[1]) for _, labels in drawn)
+    assert all(torch.isfinite(got).all() for got, _ in drawn)
+
+
 # Configuration --------------------------------------------------------------------------------------------------------
 
 MINIMAL = """
