@@ -182,6 +182,9 @@ class Policy:
     voxel
         Of a network that segments: 1 - P(background) above which a voxel is of its most probable class. 0, the
         default, takes the most probable of all, the background among them.
+    least
+        Of a network that segments: the least calibrated confidence of a finding. What lies below is no finding, and
+        leaves the mask. 0, the default, keeps all; a confidence that is not calibrated is never looked at.
     """
 
     kind: Literal["p-value", "band"] = "p-value"
@@ -190,6 +193,7 @@ class Policy:
     low: float = 0.5
     high: float = 0.5
     voxel: float = 0.0
+    least: float = 0.0
 
     def __post_init__(self) -> None:
         if self.kind not in ("p-value", "band"):
@@ -203,6 +207,8 @@ class Policy:
             )
         if not 0 <= self.voxel < 1:
             raise ModelError(f"The cut of a voxel is a probability in [0, 1). Got {self.voxel}.")
+        if not 0 <= self.least < 1:
+            raise ModelError(f"The least confidence of a finding is in [0, 1). Got {self.least}.")
         if self.low > self.high:
             raise ModelError(f"A verdict band has low <= high. Got {self.low} and {self.high}.")
 

@@ -30,6 +30,7 @@ from inspection_core.prediction import Finding
 IntArray = NDArray[np.int64]
 Floats = NDArray[np.floating[Any]]
 PValues = Callable[[Floats], FloatArray]
+Judge = Callable[[Sequence[Finding]], tuple[Finding, ...]]
 
 SAME_SPACING = 0.01
 """Two spacings are the same within this share of them."""
@@ -109,6 +110,8 @@ def find_labelled(
     *,
     min_size: int = 1,
     spread: NDArray[np.floating[Any]] | None = None,
+    judge: Judge | None = None,
+    least: float = 0.0,
 ) -> tuple[NDArray[np.uint8], tuple[Finding, ...]]:
     """List the connected regions of each class in a label mask, as a segmentation model gives it.
 
@@ -126,6 +129,10 @@ def find_labelled(
         Voxels that a region has at least; smaller ones leave the mask.
     spread
         Of the same shape: how far the members of the network disagree; findings get the mean inside.
+    judge
+        Gives findings their confidence, in their order; see `inspection_core.confidence.with_confidence`.
+    least
+        Calibrated findings of a lower confidence are left out, and leave the mask.
 
     Returns
     -------
@@ -161,12 +168,14 @@ def find_labelled(
     inside = labels[box].astype(np.uint8)
     regions = _connected(inside)
     table = _measure(regions, np.ascontiguousarray(score[box]), inside).where(min_size, -np.inf)
-    mask[box] = table.mask(regions)
     found = _findings(table, geometry.cropped(start, inside.shape), classes, np.clip(table.mean, 0, 1), None)
     if spread is not None:
         sums = np.bincount(regions.ravel(), spread[box].ravel(), table.total + 1)[table.number]
         found = tuple(replace(f, spread=float(s / n)) for f, s, n in zip(found, sums, table.size, strict=True))
-    return mask, tuple(_moved(f, start) for f in found)
+    found = judge(found) if judge is not None else found
+    kept = [i for i, f in enumerate(found) if f.confidence >= least or not f.calibrated]
+    mask[box] = table.of(kept).mask(regions)
+    return mask, tuple(replace(_moved(found[i], start), id=n) for n, i in enumerate(kept, start=1))
 
 
 def find_numbered(
@@ -280,7 +289,11 @@ class _Regions:
     def where(self, min_size: int, high: float) -> _Regions:
         """Return the regions of at least `min_size` voxels with a peak above `high`, by falling peak, then size."""
         order = np.lexsort((-self.size, -self.peak))
-        order = order[(self.size[order] >= min_size) & (self.peak[order] > high)]
+        return self.of(order[(self.size[order] >= min_size) & (self.peak[order] > high)])
+
+    def of(self, order: Sequence[int] | IntArray) -> _Regions:
+        """Return the regions at these places."""
+        order = np.asarray(order, dtype=np.int64)
         return _Regions(
             number=self.number[order],
             kind=self.kind[order],

@@ -322,10 +322,15 @@ def _segmented(done: Forwarded, model: LoadedModel) -> Prediction:
     notes = (*notes, *_short_of_memory(model, done.rung))
     clock.lap("restore")
     mask, findings = find_labelled(
-        labels.reshape(shape), score.reshape(shape), image.geometry, card.classes, spread=spread
+        labels.reshape(shape),
+        score.reshape(shape),
+        image.geometry,
+        card.classes,
+        spread=spread,
+        judge=lambda some: with_confidence(some, card.calibration.finding, inner / image.geometry.voxel_size),
+        least=card.policy.least,
     )
     del spread
-    findings = with_confidence(findings, card.calibration.finding, inner / image.geometry.voxel_size)
     cut = cuts(card.policy, card.calibration)
     image_score = max((f.confidence for f in findings), default=0.0)
     clock.lap("findings")

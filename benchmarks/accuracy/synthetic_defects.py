@@ -129,7 +129,7 @@ class Half:
     """
 
     folder: Path
-    held_out: int
+    held_out: int | None
     turns: tuple[str, ...]
     card: ModelCard
     views: list[ViewSpec]
@@ -139,13 +139,17 @@ class Half:
     good: dict[int, dict[Any, float]] = field(default_factory=dict)
 
 
-def remember(folder: Path, held_out: int, models: Sequence[tuple[ViewSpec, ...]], asked: argparse.Namespace) -> Half:
-    """Make the memories of one half of a set; `held_out` is the number of the other one."""
+def remember(
+    folder: Path, held_out: int | None, models: Sequence[tuple[ViewSpec, ...]], asked: argparse.Namespace
+) -> Half:
+    """Make the memories of one half of a set; `held_out` is the number of the other one. None makes them of all."""
     root = good_folder(folder)
     survey = look(root, list_images(root))
     half = len(survey.paths) // 2
     first, second = part(survey, slice(None, half)), part(survey, slice(half, None))
     known, unknown = (first, second) if held_out else (second, first)
+    if held_out is None:
+        known, unknown = survey, part(survey, slice(0))
     views = list(dict.fromkeys(v for views in models for v in views))
     side = max(v[0] for v in views)
     smallest, largest = survey.sides
@@ -167,7 +171,7 @@ def remember(folder: Path, held_out: int, models: Sequence[tuple[ViewSpec, ...]]
     for memory, share, neighbours in itertools.product(asked.memory, asked.share, asked.neighbours):
         fitter.memory, fitter.share, fitter.neighbours = memory, share, neighbours
         memories[memory, share, neighbours] = fitter.build(range(len(known.paths)), known.names)
-    return Half(folder, held_out, turns, card, views, memories, unknown, half * held_out)
+    return Half(folder, held_out, turns, card, views, memories, unknown, half * (held_out or 0))
 
 
 def score(

@@ -76,7 +76,9 @@ class UNet(nn.Module):
         drop_path: float = 0.0,
     ) -> None:
         super().__init__()
-        skipping = {"drop_path_rate": drop_path} if drop_path else {}  # not every network of timm's knows it
+        skipping: dict[str, Any] = (
+            {"drop_path_rate": drop_path} if drop_path else {}
+        )  # not every network of timm's knows it
         try:
             self.encoder = timm.create_model(encoder, features_only=True, pretrained=False, in_chans=inputs, **skipping)
         except (RuntimeError, AttributeError, TypeError) as error:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
@@ -24,10 +24,11 @@ from inspection_core.infer import Begun, Forwarded, begin, cells_in, complete, f
 from inspection_core.input_check import fit_input_check, input_features
 from inspection_core.io.atomic import write_text
 from inspection_core.io.results import dump
-from inspection_core.lesions import compare
+from inspection_core.lesions import LesionCounts, compare
 from inspection_core.models import load_predictor, weights
 from inspection_core.models.members import stored
 from inspection_core.placement import Placement
+from inspection_core.prediction import Prediction
 from inspection_core.prepare import Prepared
 from inspection_core.segmentation_metrics import dice
 from inspection_core.training.config import Config
@@ -36,6 +37,8 @@ from inspection_core.training.samples import Study
 CROSS_FITTED = "crossfit.json"
 CUTS = (0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5)
 """Probabilities that are tried as the cut of a voxel; Dice is highest below one half where a network is not sure."""
+LEAST = (0.0, 0.05, 0.1, 0.15)
+"""Confidences that are tried as the least of a finding. They stay below a verdict's usual `low`: doubt is shown."""
 FEWEST = 3
 """Studies that a check of inputs needs."""
 
@@ -71,7 +74,8 @@ def assemble(
     """Calibrate, and write card and weights.
 
     Each patient is predicted by the network that did not see it, through the same way as any input: first for the
-    temperature, then, at that temperature, for the findings' confidence. The model itself averages all networks.
+    temperature, then, at that temperature, for the findings' confidence and for the least of it. The model itself
+    averages all networks.
 
     Parameters
     ----------
@@ -96,23 +100,30 @@ def assemble(
     card = config.card
     models = [as_model(m.network, card, device) for m in members]
     pairs = [(model, case) for model, m in zip(models, members, strict=True) for case in m.held_back]
-    with tempfile.TemporaryDirectory(dir=out) as folder:
-        kept = [Path(folder) / f"{k}.npy" for k in range(len(pairs))]
-        card, temperature = _first_pass(pairs, card, kept, lambda k: show("calibrating", k, 2 * len(pairs)))
-        warm = replace(card, calibration=replace(card.calibration, temperature=temperature))
-        labelled, rows = _second_pass(pairs, warm, kept, lambda k: show("calibrating", len(pairs) + k, 2 * len(pairs)))
-    calibration = Calibration(temperature=temperature)
-    metrics: dict[str, Any] = {}
+    calibration, metrics = Calibration(), dict[str, Any]()
     if pairs:
-        fitted = fit_findings(labelled)
-        calibration = Calibration(
-            method=f"cross-fitted on {len(pairs)} patients, each predicted by a network that did not see it"
-            if config.training.folds > 1
-            else f"fitted on {len(pairs)} patients held back",
-            temperature=temperature,
-            finding=fitted.calibration,
-            inputs=_input_check(studies),
-        )
+        with tempfile.TemporaryDirectory(dir=out) as folder:
+            kept = [Path(folder) / f"{k}.npy" for k in range(len(pairs))]
+            card, temperature = _first_pass(pairs, card, kept, lambda k: show("calibrating", k, 2 * len(pairs)))
+            warm = replace(card, calibration=Calibration(temperature=temperature))
+            fitted = fit_findings(
+                _labelled(pairs, warm, kept, lambda k: show("calibrating", len(pairs) + k, 2 * len(pairs)))
+            )
+            calibration = replace(
+                warm.calibration,
+                method=f"cross-fitted on {len(pairs)} patients, each predicted by a network that did not see it"
+                if config.training.folds > 1
+                else f"fitted on {len(pairs)} patients held back",
+                finding=fitted.calibration,
+                inputs=_input_check(studies),
+            )
+            card = replace(card, calibration=calibration)
+            if fitted.calibration.features:
+                card = replace(card, policy=replace(card.policy, least=_least(_completed(pairs, card, kept))))
+            rows = [
+                _row(case.name, len(card.classes), found.mask, mask, counts)
+                for case, mask, found, counts, _ in _completed(pairs, card, kept)
+            ]
         metrics = _summary(rows)
         write_text(out / CROSS_FITTED, dump({"summary": metrics, "reason": fitted.reason, "rows": rows}))
     card = replace(
@@ -145,30 +156,45 @@ def _first_pass(
         voxels.add(classes, truth)
         overlaps.append(_overlaps(classes, truth))
         done(k + 1)
-    temperature = voxels.fit() if pairs else 1.0
-    if pairs and len(card.classes) == 1:
+    temperature = voxels.fit()
+    if len(card.classes) == 1:
         best = CUTS[int(np.mean(overlaps, axis=0).argmax())]
         odds = (best / (1 - best)) ** (1 / temperature)  # the same cut after tempering
         card = replace(card, policy=replace(card.policy, voxel=round(odds / (1 + odds), 4)))
     return card, temperature
 
 
-def _second_pass(
-    pairs: Sequence[Pair], card: ModelCard, kept: Sequence[Path], done: Callable[[int], None]
-) -> tuple[list[LabelledFindings], list[dict[str, Any]]]:
-    """Return the findings of each patient at the card's temperature and cut, and a row of figures."""
-    labelled, rows = [], []
-    for k, (model, case) in enumerate(pairs):
+Completed = tuple[Case, NDArray[np.uint8], Prediction, LesionCounts, float]
+"""A patient, the reference mask, what the model says, how the two compare, and `LabelledFindings.cells`."""
+
+
+def _completed(pairs: Sequence[Pair], card: ModelCard, kept: Sequence[Path]) -> Iterator[Completed]:
+    """Finish each patient with a card, from what the network gave in the first pass."""
+    for (model, case), path in zip(pairs, kept, strict=True):
         image, mask = read_case(case, card.channels)
         begun = begin(image, model)
-        output = _tempered(np.load(kept[k]), card.calibration.temperature, len(card.classes))
+        output = _tempered(np.load(path), card.calibration.temperature, len(card.classes))
         found = complete(Forwarded(begun, output, None, {}), replace(model, card=card))
         counts = compare(found.mask, mask, found.findings, card.classes)
-        cells = cells_in(_place(begun)) / image.geometry.voxel_size
+        yield case, mask, found, counts, cells_in(_place(begun)) / image.geometry.voxel_size
+
+
+def _labelled(
+    pairs: Sequence[Pair], card: ModelCard, kept: Sequence[Path], done: Callable[[int], None]
+) -> list[LabelledFindings]:
+    """Return the findings of each patient at the card's temperature and cut, and which are lesions."""
+    labelled = []
+    for k, (case, _, found, counts, cells) in enumerate(_completed(pairs, card, kept)):
         labelled.append(LabelledFindings(case.name, found.findings, counts.true, cells))
-        rows.append(_row(case.name, found.mask, mask, len(card.classes), counts.found, counts.true))
         done(k + 1)
-    return labelled, rows
+    return labelled
+
+
+def _least(completed: Iterator[Completed]) -> float:
+    """Return the largest of `LEAST` below which no lesion is found that would else be missed."""
+    reach = np.concatenate([counts.reach for *_, counts, _ in completed])
+    found = reach[np.isfinite(reach)]
+    return max(least for least in LEAST if least == 0 or (found >= least).all())
 
 
 def _place(begun: Begun) -> Placement:
@@ -204,9 +230,7 @@ def _on_grid(mask: NDArray[np.uint8], view: Callable[[Any], NDArray[Any]], shape
     return np.ascontiguousarray(seen[np.ix_(*lines)])
 
 
-def _row(
-    name: str, found: NDArray[Any], true: NDArray[Any], classes: int, lesions: Any, findings: Any
-) -> dict[str, Any]:
+def _row(name: str, classes: int, found: NDArray[Any], true: NDArray[Any], counts: LesionCounts) -> dict[str, Any]:
     row: dict[str, Any] = {"case": name}
     dices = []
     for c in range(1, classes + 1):
@@ -214,10 +238,10 @@ def _row(
         row[f"dice_{c}"] = dices[-1]
     row["dice"] = float(np.mean(dices))
     row |= {
-        "lesions": len(lesions),
-        "found": int(np.sum(lesions)),
-        "findings": len(findings),
-        "true": int(np.sum(findings)),
+        "lesions": len(counts.found),
+        "found": int(np.sum(counts.found)),
+        "findings": len(counts.true),
+        "true": int(np.sum(counts.true)),
     }
     return row
 

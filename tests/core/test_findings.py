@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -327,6 +328,22 @@ def test_small_regions_leave_a_label_mask():
     mask, findings = find_labelled(labels, np.ones((1, 4)), Geometry.pixels((1, 4)), ("a", "b"), min_size=2)
     assert mask.tolist() == [[1, 1, 0, 0]]
     assert only(findings).label == "a"
+
+
+@pytest.mark.parametrize(("calibrated", "left"), [(True, [1, 0, 0, 2]), (False, [1, 0, 1, 2])])
+def test_doubtful_findings_leave_a_label_mask_where_their_confidence_is_calibrated(calibrated, left):
+    labels, score = np.array([[1, 0, 1, 2]], np.uint8), np.array([[0.6, 0, 0.7, 0.9]])
+
+    def judge(some):
+        assert [f.peak for f in some] == [0.9, 0.7, 0.6]
+        return tuple(
+            replace(f, confidence=c, calibrated=calibrated) for f, c in zip(some, (0.8, 0.1, 0.2), strict=True)
+        )
+
+    mask, findings = find_labelled(labels, score, Geometry.pixels((1, 4)), ("a", "b"), judge=judge, least=0.2)
+    assert mask.tolist() == [left]
+    assert [f.id for f in findings] == list(range(1, len(findings) + 1))
+    assert [f.confidence for f in findings] == ([0.8, 0.2] if calibrated else [0.8, 0.1, 0.2])
 
 
 @settings(deadline=None)
