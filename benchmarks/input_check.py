@@ -3,6 +3,7 @@
 DATA is the folder of the shared real images. Fitted on the training patients of ``medical/lgg2d``; the false-alarm rate
 comes from patients left out of all fitting, ten folds, threshold included, and from the validation patients. A lone
 channel is given to all channels of the card, so that the number of channels gives nothing away but their likeness.
+With ``--model NAME`` inputs are prepared as for that model, and its card's own check is asked too.
 """
 
 import argparse
@@ -13,6 +14,7 @@ import numpy as np
 
 from inspection_core.card import ModelCard, Policy, Preparation
 from inspection_core.cases import find_cases, read_slices
+from inspection_core.engine import Engine
 from inspection_core.errors import InspectionError
 from inspection_core.geometry import Geometry
 from inspection_core.image import Image
@@ -25,18 +27,22 @@ CHANNELS = ("pre", "flair", "post")
 FOLDS = 10
 
 
-def card_of(channels: tuple[str, ...]) -> ModelCard:
-    preparation = Preparation(view="slices", short_side=0, multiple=32, tile=256, normalise="percentile")
+PLAIN = Preparation(view="slices", short_side=0, multiple=32, tile=256, normalise="percentile")
+
+
+def card_of(channels: tuple[str, ...], preparation: Preparation) -> ModelCard:
     return ModelCard("check", "1", "none", "segmentation", channels, "none", ("tumour",), preparation=preparation,
                      policy=Policy(kind="band"))  # fmt: skip
 
 
-def features(array: np.ndarray, geometry: Geometry, channels: tuple[str, ...]) -> dict[str, float]:
+def features(
+    array: np.ndarray, geometry: Geometry, channels: tuple[str, ...], preparation: Preparation
+) -> dict[str, float]:
     if len(channels) == 1:
         array = array[1:2] if len(array) == len(CHANNELS) else array[:1]
     elif len(array) == 1:
         array = np.repeat(array, len(channels), axis=0)
-    card = card_of(channels)
+    card = card_of(channels, preparation)
     prepared = prepare(Image(array, geometry, channels), card)
     shape = prepared.shape if prepared.placement is None else prepared.placement.resized
     return input_features(prepared.pixels, shape)
@@ -81,7 +87,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path)
     parser.add_argument("--false-alarms", type=float, default=0.05)
+    parser.add_argument("--model", help="name or folder of a model whose preparation and check are looked at")
     options = parser.parse_args()
+    card = Engine("cpu").load(options.model).card if options.model else None
+    preparation = card.preparation if card else PLAIN
     lgg = options.data / "medical" / "lgg2d"
     groups: dict[str, list[Image]] = {}
     for name, image in others(options.data):
@@ -99,7 +108,7 @@ def main() -> None:
     ]
     groups["val, channels in another order"] = [Image(i.array[[1, 2, 0]], i.geometry, i.channels) for i in val]
     for channels in (CHANNELS, ("flair",)):
-        known = [features(i.array, i.geometry, channels) for i in train]
+        known = [features(i.array, i.geometry, channels, preparation) for i in train]
         check = fit_input_check(known, options.false_alarms)
         fold = np.random.default_rng(1).permutation(len(known)) % FOLDS
         flagged = 0
@@ -109,12 +118,15 @@ def main() -> None:
         print(f"channels {', '.join(channels)}: {len(check.features)} features, threshold {check.threshold:.2f}, "
               f"stated rate {check.false_alarms:.3f}")  # fmt: skip
         print(f"  train, left out of all fitting   {flagged}/{len(known)}")
-        val_far = [distance(features(i.array, i.geometry, channels), check) for i in val]
+        val_far = [distance(features(i.array, i.geometry, channels, preparation), check) for i in val]
         print(f"  val                              {sum(d > check.threshold for d in val_far)}/{len(val)}")
+        if card and len(channels) == len(card.channels):
+            check = card.calibration.inputs
+            print(f"  from here on the card's own check, of {check.images} studies, rate {check.false_alarms:.3f}")
         for name, images in groups.items():
             if len(channels) == 1 and name == "val, channels in another order":
                 continue
-            far = [distance(features(i.array, i.geometry, channels), check) for i in images]
+            far = [distance(features(i.array, i.geometry, channels, preparation), check) for i in images]
             print(
                 f"  {name:32} {sum(d > check.threshold for d in far)}/{len(far)}  median distance {np.median(far):.1f}"
             )

@@ -25,21 +25,23 @@ import numpy as np
 from sklearn.metrics import roc_auc_score
 from synthetic_defects import image_scores, options, parse, remember, spell
 
-from inspection_core.io.raster import list_images, read_raster
+from inspection_core.evaluate import GOOD, cases
+from inspection_core.io.raster import read_raster
 
 Row = dict[str, Any]
 
 
 def measure(folder: Path, seed: int, asked: argparse.Namespace, models: Sequence[Any]) -> list[Row]:
     """Return the image AUROC of each setting on a set's test images."""
+    tests = cases(folder)
     same = options([])
     same.memory, same.share, same.neighbours, same.seed = asked.memory, asked.share, asked.neighbours, seed
     whole = remember(folder, None, models, same)
     settings = list(itertools.product(whole.memories, models, asked.top))
     bad, scores = [], []
-    for path in list_images(folder / "test"):
-        bad.append(path.parent.name != "good")
-        scores.append(list(image_scores(whole, read_raster(path), settings)))
+    for case in tests:
+        bad.append(case.kind != GOOD)
+        scores.append(list(image_scores(whole, read_raster(case.path), settings)))
     by_setting = np.array(scores)
     return [
         {
