@@ -6,6 +6,7 @@ folder that is gone, is an error.
 
 from __future__ import annotations
 
+import errno
 import glob
 import threading
 from collections.abc import Iterable, Sequence
@@ -222,8 +223,11 @@ class Inspector:
             clock.lap("complete")
             seconds = sum(one.forwarded.timings.values()) + clock.laps["complete"]
             details = self._write(ready, prediction)
-        except OSError:
-            raise  # the disk is full, or the run's folder gone
+        except OSError as error:
+            if error.errno != errno.ENAMETOOLONG:
+                raise  # the disk is full, or the run's folder gone
+            words = f"{ready.task.item.files[0]}: its name is too long for the names of its results. Rename it."
+            return self._failed(ready.task, ready.mark, ready.content, words)
         except Exception as error:  # noqa: BLE001 - one input never stops a batch
             return self._any_failed(ready.task, ready.mark, ready.content, error)
         self._unforeseen = 0

@@ -36,15 +36,16 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--images", type=int, default=400)
     parser.add_argument("--workers", default="1,2,4")
     parser.add_argument("--data", type=Path, default=None, help="Folder of real images; generated ones without it.")
+    parser.add_argument("--crop", type=int, default=None, help="Take this many rows and columns of the real images.")
     parser.add_argument("--model", default=None, help="Model folder; without it, one that marks bright pixels.")
     parser.add_argument("--json", type=Path, default=None)
     given = parser.parse_args(arguments)
     work = Path(tempfile.mkdtemp(prefix="workers-"))
     source = work / "images"
-    images(source, given.images, 0.0, given.data, 0)
+    images(source, given.images, 0.0, given.data, 0, given.crop)
     counts = [int(n) for n in given.workers.split(",")]
     few = BATCH * max(counts)  # each actor gets work
-    images(work / "few", few, 0.0, given.data, 0)
+    images(work / "few", few, 0.0, given.data, 0, given.crop)
     if few >= given.images:
         raise SystemExit(f"--images must be above {few}, which are the start's.")
     folder = given.model or cheap_model(work / "model")
