@@ -36,6 +36,12 @@ TRIES = 3
 UNFORESEEN = 20
 """So many inputs in a row with errors that nobody foresaw stop a run: then it is not the inputs."""
 
+SUSPECT = 2
+"""Deaths of the process with an input in work after which that input is done by itself."""
+
+FATAL = 3
+"""Deaths with an input by itself after which it is given up."""
+
 RESULTS, MASKS = "results", "masks"
 TABLES = ("jsonl", "coco")
 """Formats of a whole run that need something of each input."""
@@ -289,6 +295,15 @@ class Inspector:
 
     def _failed(self, task: Task, mark: str, digest: str, words: str) -> Row:
         return Row(task.name, mark, "failed", error=utf8(words), content=digest)
+
+
+def given_up(task: Task, times: int) -> Row:
+    """Return the row of an input that the process died with `times` times, the last ones with nothing else in work."""
+    words = (
+        f"{task.item.files[0]}: the program died {times} times while it was in work, {FATAL} times with nothing else "
+        "in work; it may need more memory than there is. It is not tried again until the file changes."
+    )
+    return Row(task.name, fingerprint(*task.files), "failed", error=utf8(words), again=False)
 
 
 def files_of(item: Input) -> tuple[Path, ...]:
