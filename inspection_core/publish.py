@@ -117,6 +117,8 @@ class Mqtt(Sink):
                 "--publish to MQTT takes mqtt://HOST[:PORT]/TOPIC, such as mqtt://localhost/line3/results."
             )
         self.topic = url.path.strip("/")
+        if "+" in self.topic or url.fragment:  # a wildcard is for who listens
+            raise UsageError("--publish to MQTT takes a topic without + and #, such as mqtt://localhost/line3/results.")
         self.name = f"{url.scheme}://{url.hostname}:{url.port or 1883}/{self.topic}"
         self.client = Client(CallbackAPIVersion.VERSION2, protocol=MQTTv311)
         password = url.password or os.environ.get("INSPECTION_MQTT_PASSWORD")
