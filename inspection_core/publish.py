@@ -117,8 +117,6 @@ class Mqtt(Sink):
                 "--publish to MQTT takes mqtt://HOST[:PORT]/TOPIC, such as mqtt://localhost/line3/results."
             )
         self.topic = url.path.strip("/")
-        if "+" in self.topic or url.fragment:  # a wildcard is for who listens
-            raise UsageError("--publish to MQTT takes a topic without + and #, such as mqtt://localhost/line3/results.")
         self.name = f"{url.scheme}://{url.hostname}:{url.port or 1883}/{self.topic}"
         self.client = Client(CallbackAPIVersion.VERSION2, protocol=MQTTv311)
         password = url.password or os.environ.get("INSPECTION_MQTT_PASSWORD")
@@ -170,6 +168,8 @@ def sink(text: str) -> Sink:
     if url.scheme in ("http", "https") and url.hostname:
         return Webhook(text)
     if url.scheme in ("mqtt", "mqtts"):
+        if "#" in text or "+" in url.path:  # wildcards are for who listens
+            raise UsageError("--publish to MQTT takes a topic without + and #, such as mqtt://localhost/line3/results.")
         return Mqtt(url)
     raise UsageError(f"--publish takes jsonl:FILE, folder:DIR, http(s)://URL or mqtt://HOST/TOPIC. Got {text!r}.")
 
