@@ -6,7 +6,8 @@
 A model is fitted on generated pictures, and served by a process of its own on the loopback; locust, in another, sends
 one picture of 256 x 256 pixels again and again. Clients ask as fast as they are answered, so that few of them measure
 how long an answer takes, more of them saturate the server, and the last stages offer more than it takes: then it must
-refuse with a reason, go on answering the rest, and hold no more memory. Server and clients share the machine's cores.
+refuse with a reason, go on answering the rest, and hold no more memory. Who is refused waits as he is told; in the last
+stage, nobody does. Server and clients share the machine's cores.
 """
 
 from __future__ import annotations
@@ -55,15 +56,20 @@ def resident(pid: int) -> float:
     return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
-def stage(url: str, clients: int, seconds: int, environment: dict[str, str], folder: Path) -> dict[str, dict[str, str]]:
+def stage(
+    url: str, clients: int, hasty: bool, seconds: int, environment: dict[str, str], folder: Path
+) -> dict[str, dict[str, str]]:
     """Let locust's clients ask for a while; return its rows by name."""
-    prefix = folder / f"load{clients}"
+    prefix = folder / f"load{clients}{hasty}"
+    environment = environment | ({"LOAD_HASTY": "1"} if hasty else {})
     command = [sys.executable, "-m", "locust", "-f", LOCUSTFILE, "--headless", "-u", clients, "-r", clients,
                "-t", f"{seconds}s", "--host", url, "--csv", prefix, "--only-summary", "-L", "WARNING",
                "--stop-timeout", "60", "--exit-code-on-error", "0"]  # fmt: skip
     done = subprocess.run(list(map(str, command)), env=environment, check=False, capture_output=True, text=True)
     if done.returncode:
         raise SystemExit(f"locust failed:\n{done.stdout}{done.stderr}")
+    if "Traceback" in done.stderr:  # an error of the client's own, which locust does not count
+        raise SystemExit(f"the clients fail:\n{done.stderr[:2000]}")
     with Path(f"{prefix}_stats.csv").open() as file:
         return {row["Name"]: row for row in csv.DictReader(file)}
 
@@ -113,15 +119,15 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, object]:
         shown = server.stdout.readline() if server.stdout else ""
         url = next(word for word in shown.split() if word.startswith("http"))
         start_memory = resident(server.pid)
-        for clients in options.clients:
+        for clients, hasty in [*((n, False) for n in options.clients), (max(options.clients), True)]:
             before, started = cpu_seconds(url, token), time.perf_counter()
-            rows = stage(url, clients, options.seconds, environment, folder)
+            rows = stage(url, clients, hasty, options.seconds, environment, folder)
             wall = time.perf_counter() - started
             used = cpu_seconds(url, token) - before
             done, refused = rows.get("predict", {}), rows.get("refused", {})
             stages.append(
                 {
-                    "clients": clients,
+                    "clients": f"{clients}, hasty" if hasty else str(clients),
                     "answered": int(done.get("Request Count", 0)),
                     "per_second": float(done.get("Requests/s", 0)),
                     "p50_ms": float(done.get("50%") or 0),
@@ -132,6 +138,7 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, object]:
                     "cpu_share": used / wall,
                     "cpu_ms": 1000 * used / max(1, int(done.get("Request Count", 0))),
                     "memory_mib": resident(server.pid),
+                    "load": os.getloadavg()[0],
                 }
             )
             print(stages[-1], file=sys.stderr, flush=True)
@@ -146,7 +153,6 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, object]:
         "memory_at_start_mib": start_memory,
         "alive": alive,
         "exit_status": server.returncode,
-        "load": os.getloadavg(),
         "cores": len(os.sched_getaffinity(0)),
         "machine": platform.processor() or platform.machine(),
         "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
@@ -168,6 +174,7 @@ def table(result: dict[str, object]) -> str:
         "CPU time an answer, ms": "{cpu_ms:.0f}",
         "cores used": "{cpu_share:.2f}",
         "memory, MiB": "{memory_mib:.0f}",
+        "load": "{load:.0f}",
     }
     rows = [list(columns), ["---"] * len(columns)]
     rows += [[form.format(**s) for form in columns.values()] for s in result["stages"]]  # type: ignore[attr-defined]

@@ -2,14 +2,17 @@
 
 Every node must see the screened folder, the model and the run's folder under the same paths, and have the suite
 installed. Actors write pictures and results into the run's folder; this process alone writes to the database. Where an
-actor or its node dies, Ray has its images done elsewhere.
+actor or its node dies, Ray has its images done elsewhere, as often as it takes; so an actor notes beside the results
+what it has begun, and an image that kills actors again and again is given up.
 """
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 import pickle
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
@@ -17,12 +20,15 @@ from typing import Any, cast
 from inspection_core import pipeline
 from inspection_core.engine import Engine, LoadedModel
 from inspection_core.errors import UsageError
-from inspection_core.inspector import Inspector, Task, Touched
+from inspection_core.inspector import FATAL, SUSPECT, Inspector, Task, Touched, given_up
 from inspection_core.io.store import Row
 from inspection_core.session import Options, Record, Session, Work
 
 BATCH = 16
 """Images that an actor takes at once, and at most has to be done again when it dies."""
+
+BEGUN = ".begun"
+"""Folder in that of the run with a file for what actors have begun and not ended, a byte for each time."""
 
 
 class Actor:
@@ -42,6 +48,7 @@ class Actor:
 
     def __init__(self, model: str, device: str, run: str, source: str, options: Options, total: int) -> None:
         self.model = Engine(device).load(model)
+        self.begun = Path(run) / BEGUN
         self.inspector = Inspector(
             self.model,
             Path(run),
@@ -52,10 +59,39 @@ class Actor:
         )
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """Do a few tasks, with the same overlapping stages as on one machine."""
+        """Do a few tasks, with the same overlapping stages as on one machine; one by one if actors died with them."""
+        tasks: list[Task] = list(batch["item"])
         done: list[Row | Touched] = []
-        pipeline.run(list(batch["item"]), self.inspector.stages(done.extend), batch=self.model.device.batch)
+        together = self._mark([task.name for task in tasks])
+        deaths = _begin(together)
+        if deaths < SUSPECT:
+            self._do(tasks, done)
+        else:
+            for task in tasks:
+                own = self._mark([task.name, "alone"])
+                alone = _begin(own)
+                if alone < FATAL:
+                    self._do([task], done)
+                else:
+                    done.append(given_up(task, deaths))
+                own.unlink(missing_ok=True)
+        together.unlink(missing_ok=True)
         return {"item": done}
+
+    def _do(self, tasks: list[Task], done: list[Row | Touched]) -> None:
+        pipeline.run(tasks, self.inspector.stages(done.extend), batch=self.model.device.batch)
+
+    def _mark(self, names: list[str]) -> Path:
+        return self.begun / hashlib.sha256("\0".join(names).encode()).hexdigest()[:32]
+
+
+def _begin(mark: Path) -> int:
+    """Note that something is begun; return how often it was before, and never ended."""
+    mark.parent.mkdir(parents=True, exist_ok=True)
+    with mark.open("ab") as file:
+        before = file.tell()
+        file.write(b"x")
+    return before
 
 
 def on_ray(address: str, *, device: str = "auto", workers: int | None = None) -> Work:
@@ -119,6 +155,8 @@ def _work(
     context.enable_progress_bars = False
     blocks = -(-len(tasks) // BATCH)
     folder = cast("LoadedModel", session.model).folder  # the command line lets no other model in
+    begun = session.run / BEGUN
+    shutil.rmtree(begun, ignore_errors=True)  # of a call that was killed: nobody knows what it died of
     data = ray.data.from_items([{"item": task} for task in tasks], override_num_blocks=blocks)
     done = data.map_batches(
         Actor,
@@ -137,6 +175,7 @@ def _work(
     )
     for batch in done.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=1):
         record(list(batch["item"]))
+    shutil.rmtree(begun, ignore_errors=True)
 
 
 def _check_portable(tasks: list[Task]) -> None:

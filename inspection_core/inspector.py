@@ -6,6 +6,7 @@ folder that is gone, is an error.
 
 from __future__ import annotations
 
+import errno
 import glob
 import threading
 from collections.abc import Iterable, Sequence
@@ -34,6 +35,12 @@ TRIES = 3
 
 UNFORESEEN = 20
 """So many inputs in a row with errors that nobody foresaw stop a run: then it is not the inputs."""
+
+SUSPECT = 2
+"""Deaths of the process with an input in work after which that input is done by itself."""
+
+FATAL = 3
+"""Deaths with an input by itself after which it is given up."""
 
 RESULTS, MASKS = "results", "masks"
 TABLES = ("jsonl", "coco")
@@ -222,8 +229,11 @@ class Inspector:
             clock.lap("complete")
             seconds = sum(one.forwarded.timings.values()) + clock.laps["complete"]
             details = self._write(ready, prediction)
-        except OSError:
-            raise  # the disk is full, or the run's folder gone
+        except OSError as error:
+            if error.errno != errno.ENAMETOOLONG:
+                raise  # the disk is full, or the run's folder gone
+            words = f"{ready.task.item.files[0]}: its name is too long for the names of its results. Rename it."
+            return self._failed(ready.task, ready.mark, ready.content, words)
         except Exception as error:  # noqa: BLE001 - one input never stops a batch
             return self._any_failed(ready.task, ready.mark, ready.content, error)
         self._unforeseen = 0
@@ -285,6 +295,15 @@ class Inspector:
 
     def _failed(self, task: Task, mark: str, digest: str, words: str) -> Row:
         return Row(task.name, mark, "failed", error=utf8(words), content=digest)
+
+
+def given_up(task: Task, times: int) -> Row:
+    """Return the row of an input that the process died with `times` times, the last ones with nothing else in work."""
+    words = (
+        f"{task.item.files[0]}: the program died {times} times while it was in work, {FATAL} times with nothing else "
+        "in work; it may need more memory than there is. It is not tried again until the file changes."
+    )
+    return Row(task.name, fingerprint(*task.files), "failed", error=utf8(words), again=False)
 
 
 def files_of(item: Input) -> tuple[Path, ...]:

@@ -168,6 +168,8 @@ def sink(text: str) -> Sink:
     if url.scheme in ("http", "https") and url.hostname:
         return Webhook(text)
     if url.scheme in ("mqtt", "mqtts"):
+        if "#" in text or "+" in url.path:  # wildcards are for who listens
+            raise UsageError("--publish to MQTT takes a topic without + and #, such as mqtt://localhost/line3/results.")
         return Mqtt(url)
     raise UsageError(f"--publish takes jsonl:FILE, folder:DIR, http(s)://URL or mqtt://HOST/TOPIC. Got {text!r}.")
 

@@ -17,9 +17,7 @@ from typing import Any
 from inspection_core import pipeline
 from inspection_core.engine import LoadedModel, Model
 from inspection_core.infer import Clock
-from inspection_core.inspector import Inspector, Moves, Task
-from inspection_core.io.identity import fingerprint
-from inspection_core.io.results import utf8
+from inspection_core.inspector import FATAL, SUSPECT, Inspector, Moves, Task, given_up
 from inspection_core.io.store import Row, RunStore
 from inspection_core.session import (
     Listing,
@@ -42,12 +40,6 @@ __all__ = ["COLUMNS", "Screening", "screen"]
 
 MARKED = 8
 """Inputs that are marked as in work together."""
-
-SUSPECT = 2
-"""Deaths of the process with an input in work after which that input is done last, and by itself."""
-
-FATAL = 3
-"""Deaths with an input by itself after which it is given up."""
 
 
 @dataclass(frozen=True)
@@ -228,7 +220,7 @@ def _here(
         if task.name not in suspects:
             continue
         if deaths[task.name].alone >= FATAL:
-            record([_given_up(task, deaths[task.name].times)])
+            record([given_up(task, deaths[task.name].times)])
         else:
             pipeline.run(_marked(store, [task]), stages, batch=batch)
 
@@ -239,11 +231,3 @@ def _marked(store: RunStore, tasks: Iterable[Task]) -> Iterator[Task]:
     while part := list(islice(waiting, MARKED)):
         store.begin([task.name for task in part])
         yield from part
-
-
-def _given_up(task: Task, times: int) -> Row:
-    words = (
-        f"{task.item.files[0]}: the program died {times} times while it was in work, {FATAL} times with nothing else "
-        "in work; it may need more memory than there is. It is not tried again until the file changes."
-    )
-    return Row(task.name, fingerprint(*task.files), "failed", error=utf8(words), again=False)

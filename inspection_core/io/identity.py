@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import stat
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -28,10 +30,12 @@ def content(paths: Sequence[Path]) -> str:
     Raises
     ------
     OSError
-        If one cannot be read.
+        If one cannot be read, or is no plain file: to open a pipe would wait for ever.
     """
     digests = []
     for path in paths:
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise OSError(errno.EINVAL, "it is not a plain file", str(path))
         digest = hashlib.sha256()
         with path.open("rb") as file:
             while block := file.read(BLOCK):

@@ -9,10 +9,13 @@ from pathlib import Path
 
 import pytest
 
+from inspection_core import inspector
+from inspection_core.cluster import BEGUN, Actor
 from inspection_core.errors import UsageError
+from inspection_core.inspector import FATAL, SUSPECT, Task
 from inspection_core.runs import compare
 from inspection_core.screen import screen
-from inspection_core.session import Options
+from inspection_core.session import Options, picture
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -73,8 +76,8 @@ def test_a_killed_nodes_images_are_done_elsewhere(bright, parts, tmp_path):
 
     generator = np.random.default_rng(1)
     made = [generator.integers(0, 180, (32, 32)).astype(np.uint8) for _ in range(96)]
-    for picture in made[::3]:
-        picture[8:16, 8:16] = 250
+    for pixels in made[::3]:
+        pixels[8:16, 8:16] = 250
     folder = parts.write(tmp_path / "pictures", made)
     (folder / "bad.png").write_bytes(b"no picture")
     here = screen(folder, bright, tmp_path / "here", options=Options(("masks",), pictures="none"))
@@ -99,6 +102,34 @@ def test_a_killed_nodes_images_are_done_elsewhere(bright, parts, tmp_path):
     assert (told["new"], told["killed"]) == (97, [3])
     assert compare(tmp_path / "here", tmp_path / "there").identical
     assert len(list((tmp_path / "there" / "masks").iterdir())) == 96
+
+
+class DeathError(BaseException):
+    """In place of SIGKILL: what ends an actor in the middle of its work, and nobody catches."""
+
+
+def test_an_image_that_kills_its_actor_every_time_is_given_up(bright, pictures, monkeypatch, tmp_path):
+    """What Ray does is done by hand: a batch whose actor died is given to a new one."""
+    real = inspector.open_input
+
+    def deadly(item, *rest):
+        if item.files[0].name == "part02.png":
+            raise DeathError
+        return real(item, *rest)
+
+    monkeypatch.setattr(inspector, "open_input", deadly)
+    run = tmp_path / "run"
+    tasks = [Task(p.name, picture(p)) for p in sorted(pictures.iterdir())]
+    arguments = (str(bright.folder), "cpu", str(run), str(pictures), Options(pictures="none"), len(tasks))
+    for _ in range(SUSPECT + FATAL):
+        with pytest.raises(DeathError):
+            Actor(*arguments)({"item": tasks})
+    rows = {row.path: row for row in Actor(*arguments)({"item": tasks})["item"]}
+    assert sorted(rows) == [task.name for task in tasks]  # each once
+    assert [name for name, row in rows.items() if row.status == "failed"] == ["part02.png"]
+    assert "the program died 5 times while it was in work, 3 times with nothing else" in rows["part02.png"].error
+    assert not rows["part02.png"].again
+    assert not list((run / BEGUN).iterdir())
 
 
 def test_no_cluster_there(monkeypatch):

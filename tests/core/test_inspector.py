@@ -145,6 +145,25 @@ def test_one_input_stops_nothing(case, pictures, bright, opened, tmp_path):
     assert (again.new, again.counts["failed"]) == (1, 0)
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="pipes in folders are a habit of POSIX")
+def test_a_pipe_is_no_image_and_holds_nothing_up(pictures, bright, tmp_path):
+    os.mkfifo(pictures / "pipe.png")  # to open it would wait for a writer for ever
+    done = screen(pictures, bright, tmp_path / "run", options=PLAIN)
+    assert done.failures == (("pipe.png", f"{pictures / 'pipe.png'} cannot be read: it is not a plain file."),)
+    assert sum(done.counts.values()) == 7
+
+
+@pytest.mark.skipif(os.name != "posix", reason="names of 255 bytes")
+def test_a_name_that_leaves_no_room_for_that_of_its_mask(pictures, bright, tmp_path):
+    name = "x" * 251 + ".png"
+    (pictures / "part01.png").rename(pictures / name)
+    done = screen(pictures, bright, tmp_path / "run", options=Options(("masks",), pictures="none"))
+    ((path, why),) = done.failures
+    assert path == name
+    assert why.endswith("its name is too long for the names of its results. Rename it.")
+    assert sum(done.counts.values()) == 6
+
+
 def test_an_input_that_the_network_fails_on_does_not_take_others_with_it(pictures, bright, monkeypatch, tmp_path):
     real = module.forward
 

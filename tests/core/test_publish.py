@@ -159,7 +159,17 @@ def test_what_nobody_took_is_sent_by_the_next_run(monkeypatch, tmp_path):
     assert len(list(Path(blocked).iterdir())) == 1
 
 
-BAD = ["", "nothing", "file:///etc/passwd", "jsonl:", "ftp://host/x", "mqtt://host", "http://"]
+BAD = [
+    "",
+    "nothing",
+    "file:///etc/passwd",
+    "jsonl:",
+    "ftp://host/x",
+    "mqtt://host",
+    "mqtt://host/line/+",
+    "mqtt://host/line/#",
+    "http://",
+]
 
 
 @pytest.mark.parametrize("text", BAD)
