@@ -75,7 +75,7 @@ class Desk(QObject):
         self.score = viewer.add_layer(Layer.create(*layers.score_layer(case, prediction)))
         self.labels = viewer.add_layer(Layer.create(*layers.labels_layer(case, self.canvas)))
         self.texts = viewer.add_layer(Layer.create(*layers.texts_layer(case, *self._texts())))
-        self.labels.events.paint.connect(self._on_paint)
+        self.labels.events.paint.connect(self.on_paint)
         self.labels.undo, self.labels.redo = self.undo, self.redo
         self.labels.contour = 1
         self.labels.brush_size = 6
@@ -85,9 +85,10 @@ class Desk(QObject):
     def leave(self, viewer: Any) -> None:
         """Take the layers away, and let go of the files."""
         self._calm.stop()
-        for layer in (self.score, self.labels, self.texts):
-            if layer in viewer.layers:
-                viewer.layers.remove(layer)
+        with viewer.layers.batched_update():  # napari tidies up once and not after each layer
+            for layer in (self.score, self.labels, self.texts):
+                if layer in viewer.layers:
+                    viewer.layers.remove(layer)
         self.store.close()
 
     # Findings --------------------------------------------------------------------------------------------------------
@@ -200,7 +201,7 @@ class Desk(QObject):
         self._show(about)
         self._done([self.review.corrections[-1]], touched, about)
 
-    def _on_paint(self, event: Any) -> None:
+    def on_paint(self, event: Any) -> None:
         """Take a stroke of napari's, a polygon or a fill, into the history."""
         found = _painted(event.value, np.asarray(self.labels.data))
         if found is None:

@@ -81,7 +81,7 @@ class Findings(QAbstractTableModel):
         """Return a column's title, or what it means."""
         if orientation == Qt.Orientation.Horizontal:
             if role == Qt.ItemDataRole.DisplayRole:
-                unit = f" {self.desk.case.image.geometry.unit}" if self.desk is not None and section > 4 else ""
+                unit = f"\n{self.desk.case.image.geometry.unit}" if self.desk is not None and section > 4 else ""
                 return self.COLUMNS[section] + unit
             if role == Qt.ItemDataRole.ToolTipRole:
                 return self.TIPS[section]
@@ -183,7 +183,7 @@ class FindingsTable(QTableView):
         self.setAccessibleName("Findings")
         self.verticalHeader().hide()
         self.verticalHeader().setDefaultSectionSize(24)
-        for column, width in enumerate((28, 52, 68, 50, 62, 52, 52)):
+        for column, width in enumerate((30, 54, 70, 52, 66, 44, 44)):
             self.horizontalHeader().resizeSection(column, width)
         self.horizontalHeader().setStretchLastSection(True)
 

@@ -165,7 +165,7 @@ class InspectionPanel(QWidget):
         keys = {
             **self.review.keys(),
             **self.edit.keys(),
-            "Shift-M": self.view.measure,
+            **self.view.keys(),
             "Control-Enter": self.running.start,
             "Control-Z": self.review.undo,
             "Control-Shift-Z": self.review.redo,
@@ -176,6 +176,7 @@ class InspectionPanel(QWidget):
         for key, function in keys.items():
             self.viewer.bind_key(key, lambda _, f=function: f(), overwrite=True)
         self._keys = tuple(keys)
+        self.view.panel_keys = keys
 
 
 def _scrolling(widget: QWidget) -> QScrollArea:

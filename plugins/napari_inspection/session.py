@@ -77,11 +77,11 @@ class Session(QObject):
 
         self._start("Looking", lambda: files.list_paths(wanted), done)
 
-    def show_listing(self, listing: Listing) -> None:
-        """Take a listing as what there is to choose from."""
+    def show_listing(self, listing: Listing, *, open_alone: bool = True) -> None:
+        """Take a listing as what there is to choose from; one input alone is opened, unless told otherwise."""
         self.listing = listing
         self.listed.emit(listing)
-        if len(listing.inputs) == 1:
+        if open_alone and len(listing.inputs) == 1:
             self.open(listing.inputs[0])
 
     def open(self, item: Input) -> None:
@@ -90,7 +90,7 @@ class Session(QObject):
 
     def show(self, case: Case) -> None:
         """Show a case in place of the one before, and say what is odd about it."""
-        self._leave()
+        self.leave()
         self.case = case  # before its layers come, or the panel would take them for somebody else's
         for data, meta, kind in layers.image_layers(case):
             self.viewer.add_layer(_layer(data, meta, kind))
@@ -269,11 +269,13 @@ class Session(QObject):
             self.desk = None
             self.reviewing.emit(None)
 
-    def _leave(self) -> None:
+    def leave(self) -> None:
+        """Take the case and its results away, before another one is shown."""
         self._clear_results()
         if self.case is not None and not self.keep_layers:
-            for layer in [ly for ly in self.viewer.layers if ly.metadata.get(layers.KEY) is self.case]:
-                self.viewer.layers.remove(layer)
+            with self.viewer.layers.batched_update():
+                for layer in [ly for ly in self.viewer.layers if ly.metadata.get(layers.KEY) is self.case]:
+                    self.viewer.layers.remove(layer)
         self.case = None
 
     def close(self) -> None:

@@ -78,7 +78,7 @@ def panel(shared, home):
         deadline = time.monotonic() + 60
         while not session.job.finished and time.monotonic() < deadline:
             QCoreApplication.processEvents()
-    session._leave()
+    session.leave()
     session.keep_layers = False
     viewer.layers.clear()
     viewer.dims.ndisplay = 2

@@ -201,14 +201,14 @@ class TestHistory:
     def test_a_stroke_on_a_large_volume_costs_little_more_than_naparis_own(self, reviewed, at):
         desk = at(1)
         spent = []
-        real = desk._on_paint
+        real = desk.on_paint
 
         def timed(event):
             began = time.process_time()
             real(event)
             spent.append(time.process_time() - began)
 
-        desk.labels.events.paint.disconnect(desk._on_paint)
+        desk.labels.events.paint.disconnect(desk.on_paint)
         desk.labels.events.paint.connect(timed)
         for k in range(5):
             desk.labels.paint([10, 20 + k, 20], 1)
