@@ -129,8 +129,8 @@ class Session(QObject):
 
     # Running ---------------------------------------------------------------------------------------------------------
 
-    def run(self, model: Path, device: str = "auto") -> None:
-        """Run a model on the current case."""
+    def run(self, model: Path | str, place: engines.Place = engines.HERE) -> None:
+        """Run a model on the current case: one of this machine by its folder, one of a server by its id."""
         case = self.current_case()
         if case is None:
             self.say("error", "There is nothing to run on. Open a scan or an image first.")
@@ -138,7 +138,7 @@ class Session(QObject):
         listing, me = self.listing, store.user()
 
         def work() -> Any:
-            result = keep.predicted(case, listing, model, device)
+            result = keep.predicted(case, listing, model, place)
             already = keep.corrections_in(result.folder, me)
             return result, already, keep.opened(result, me)
 
@@ -146,7 +146,8 @@ class Session(QObject):
             result, already, opened = what
             if result.case is not self.case:
                 self.show(result.case) if result.case is not case else self.take(result.case)
-            engines.remember_speed(result.prediction.model_id, result.seconds, result.prediction.score.size)
+            voxels = result.prediction.score.size
+            engines.remember_speed(result.prediction.model_id, result.seconds, voxels, place)
             self.ran.emit(result.case, result.prediction)
             self._sit_down(opened)
             if already:
@@ -155,7 +156,7 @@ class Session(QObject):
                     [("Begin anew", self.begin_anew)],
                 )
 
-        self._start(f"Running {model.name}", work, done)
+        self._start(f"Running {Path(model).name}", work, done)
 
     def resume(self, folder: Path, reviewer: str) -> None:
         """Go on with a review that is kept, without running the model again."""

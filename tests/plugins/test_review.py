@@ -319,9 +319,9 @@ class TestKept:
         script = f"""
             import os, signal
             from pathlib import Path
-            from napari_inspection import files, keep
+            from napari_inspection import engines, files, keep
             case = files.open_case(files.list_paths([Path({str(phantom_file)!r})]).inputs[0])
-            result = keep.predicted(case, None, Path({str(model_of_phantom())!r}), "cpu")
+            result = keep.predicted(case, None, Path({str(model_of_phantom())!r}), engines.Place("cpu"))
             opened = keep.opened(result, "ann")
             correction = opened.review.judge("accept", "ann", [2])
             opened.review.add(correction)

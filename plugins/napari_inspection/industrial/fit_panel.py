@@ -124,8 +124,8 @@ class FitPanel(QGroupBox):
         """Run the chosen model on everything listed; what was done before is not done again."""
         from inspection_core.inputs import Listing
 
-        listing, folder = self.session.listing, self.picker.folder
-        if folder is None or not isinstance(listing, Listing) or not listing.inputs:
+        listing, model, place = self.session.listing, self.picker.model, self.picker.place
+        if model is None or not isinstance(listing, Listing) or not listing.inputs:
             self.session.say("error", "Open a folder of images and choose a model first.")
             return
         pictures = [i for i in listing.inputs if i.kind == "picture"]
@@ -134,7 +134,7 @@ class FitPanel(QGroupBox):
             return
         paths = [i.files[0].absolute() for i in pictures]
         root = _common(paths)
-        run = store.home() / "runs" / _run_name(root, folder)
+        run = store.home() / "runs" / _run_name(root, f"{place.url} {model}".strip())
 
         def work() -> Any:
             from inspection_core.progress import tick
@@ -143,7 +143,7 @@ class FitPanel(QGroupBox):
             def progress(done: int, total: int) -> None:
                 tick(done, total, coarse=True)
 
-            loaded = engines.engine().load(folder)
+            loaded = engines.engine(place).load(model)
             return screen(root, loaded, run, paths=paths, progress=progress, title=root.name)
 
         def done(screening: Any) -> None:
@@ -218,7 +218,7 @@ def _common(paths: list[Path]) -> Path:
     return Path(os.path.commonpath([p.parent for p in paths]))
 
 
-def _run_name(root: Path, model: Path) -> str:
+def _run_name(root: Path, model: str) -> str:
     import hashlib
 
     return f"{root.name}_{hashlib.sha256(f'{root} {model}'.encode()).hexdigest()[:10]}"
