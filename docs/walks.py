@@ -113,7 +113,7 @@ def engineer(walk: Walk, work: Path) -> None:
     panel.session.list([work / "plates" / "test"])
     walk.idle()
     panel.show_tab("Run")
-    fit.screen_button.click()
+    panel.running.screening.screen_button.click()
     walk.idle()
     walk.picture("engineer_2_threshold")
     panel.show_tab("Open")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import html
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -146,6 +146,13 @@ def add_folder(folder: Path) -> None:
     """Remember a folder to look for models in."""
     folders = [f for f in store.setting("model_folders", []) if f != str(folder)]
     store.set_setting("model_folders", [str(folder), *folders][:20])
+
+
+def wording(task: str) -> Mapping[str, str]:
+    """Return what verdicts are called: of parts OK, REVIEW and NG, of scans no finding, check and finding."""
+    from inspection_core.report import WORDING
+
+    return WORDING[task]
 
 
 def card_text(card: ModelCard, place: Place = HERE) -> str:

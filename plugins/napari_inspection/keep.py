@@ -32,6 +32,7 @@ class Predicted:
     classes: tuple[str, ...]
     folder: Path
     seconds: float
+    task: str
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,7 +78,7 @@ def predicted(case: Case, listing: Listing | None, model: Path | str, place: eng
 
     write_prediction_archive(folder, prediction, card.classes)
     write_text(folder / CARD_NAME, card.to_toml())
-    return Predicted(case, prediction, card.classes, folder, seconds)
+    return Predicted(case, prediction, card.classes, folder, seconds, card.task)
 
 
 def opened(result: Predicted, reviewer: str) -> Opened:

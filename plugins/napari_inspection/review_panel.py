@@ -229,7 +229,7 @@ class ReviewPanel(Undoing, QWidget):
         """Measure the correction against what is chosen, and show where they differ."""
         choice = self.other.currentText()
         if choice == comparing.FILE:
-            name, _ = QFileDialog.getOpenFileName(self, "A mask on the same grid")
+            name, _ = QFileDialog.getOpenFileName(self, "A mask on the same grid, or a DICOM SEG or RTSTRUCT")
             if name:
                 self.compare_with(name)
         elif choice:
@@ -269,7 +269,8 @@ class ReviewPanel(Undoing, QWidget):
             desk.label = self.label.currentText() or None
             others = [name for name in desk.store.reviewers() if name != desk.reviewer]
             self.other.clear()
-            self.other.addItems([comparing.MODEL, *others, comparing.FILE])
+            truth = [comparing.TRUTH] if comparing.truth_of(desk.case) is not None else []
+            self.other.addItems([*truth, comparing.MODEL, *others, comparing.FILE])
             self._recolour(self.colours.currentText())
             self._fill(self.filled.isChecked())
             if some:

@@ -9,6 +9,7 @@ from qtpy.QtWidgets import QVBoxLayout, QWidget
 from napari_inspection import engines
 from napari_inspection.industrial.fit_panel import FitPanel
 from napari_inspection.model_picker import ModelPicker
+from napari_inspection.screen_panel import ScreenPanel
 from napari_inspection.session import Session
 from napari_inspection.widgets import button, row, text
 
@@ -23,11 +24,13 @@ class RunPanel(QWidget):
         self.expect = text(small=True)
         self.run = button("Run", "Run the model on what is open", self.start, key="Ctrl+Return")
         self.run.setStyleSheet("font-weight: bold; padding: 6px 18px;")
-        self.fit = FitPanel(session, self.picker)
+        self.screening = ScreenPanel(session, self.picker)
+        self.fit = FitPanel(session, self.screening)
         layout = QVBoxLayout(self)
         layout.setContentsMargins(4, 6, 4, 4)
         layout.addWidget(self.picker)
         layout.addLayout(row(self.expect, self.run))
+        layout.addWidget(self.screening)
         layout.addWidget(self.fit)
         layout.addStretch(1)
         self.picker.chosen.connect(lambda *_: self._show())

@@ -71,7 +71,7 @@ def cells() -> list[Any]:
 
     def done(model: Path) -> None:
         panel.running.picker.refresh(prefer=model.resolve())
-        panel.running.fit.screen()
+        panel.running.screening.screen()
 
     panel.session.start("Fitting to the good cells", lambda: _model_of_cells(folder), done)
     return layers

@@ -87,6 +87,7 @@ def panel(shared, home):
     session.show_listing(Listing())
     session.listing = None
     session.opened.emit(None)
+    panel.opening._speak({})
     panel.opening.filter.setCurrentText("all")
     panel.running.fit.folder.clear()
     panel.messages.say("info", "")

@@ -387,6 +387,29 @@ class TestCompared:
         until(lambda: reviewed.messages.kind == "error")
         assert "lies on another grid" in reviewed.messages.label.text()
 
+    def test_ground_truth_of_the_dataset_is_offered(self, panel, until, tmp_path, phantom_file):
+        from inspection_core.io.nifti import read_nifti, write_nifti
+        from napari_inspection.samples import model_of_phantom
+
+        (tmp_path / "set" / "images").mkdir(parents=True)
+        phantom_file.rename(tmp_path / "set" / "images" / "head.nii.gz")
+        model_of_phantom()
+        panel.running.picker.refresh()
+        panel.session.list([tmp_path / "set" / "images" / "head.nii.gz"])
+        until(lambda: panel.session.case is not None)
+        panel.running.run.click()
+        until(lambda: panel.session.desk is not None)
+        assert panel.review.other.findText("ground truth") < 0, "there is none"
+        image = read_nifti(tmp_path / "set" / "images" / "head.nii.gz")
+        mask = panel.session.desk.review.mask
+        (tmp_path / "set" / "masks").mkdir()
+        write_nifti(tmp_path / "set" / "masks" / "head.nii.gz", type(image)(mask[None], image.geometry, ("mask",)))
+        panel.review._on_desk(panel.session.desk)
+        assert panel.review.other.currentText() == "ground truth"
+        panel.review.compare_button.click()
+        until(lambda: "Dice" in panel.messages.label.text())
+        assert "and ground truth: Dice 1.000" in panel.messages.label.text()
+
 
 class TestSaved:
     def test_one_button_writes_what_reads_back_the_same(self, reviewed, at, until, tmp_path):
