@@ -23,7 +23,8 @@ from napari_inspection.keep import Opened
 
 COLOURS = {"open": "#e69f00", "accepted": "#009e73", "rejected": "#00000000", "selected": "#f0e442"}
 """Of findings, by status: Okabe and Ito's, told apart with every kind of colour vision."""
-CLASS_COLOURS = ("#e69f00", "#56b4e9", "#009e73", "#0072b2", "#d55e00", "#cc79a7", "#f0e442")
+CLASS_COLOURS = ("#e69f00", "#56b4e9", "#009e73", "#0072b2", "#d55e00", "#cc79a7")
+"""Of classes or findings; yellow is left to the selected one."""
 CALM = 150
 """Milliseconds after the last stroke before figures and texts follow: a large finding takes longer than its stroke."""
 TEXTS = 300

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 from qtpy.QtCore import QAbstractTableModel, QModelIndex, QSortFilterProxyModel, Qt
-from qtpy.QtGui import QColor
+from qtpy.QtGui import QColor, QPixmap
 from qtpy.QtWidgets import QAbstractItemView, QTableView
 
 from napari_inspection.desk import COLOURS, Desk
@@ -98,8 +99,8 @@ class Findings(QAbstractTableModel):
             return self._words(desk, number, column)
         if role == SORT:
             return self._value(desk, number, column)
-        if role == Qt.ItemDataRole.ForegroundRole and column == 2 and mark.status != "rejected":
-            return QColor(COLOURS[mark.status])
+        if role == Qt.ItemDataRole.DecorationRole and column == 2 and mark.status != "rejected":
+            return _swatch(COLOURS[mark.status])  # coloured words cannot be read in a light theme
         if role == Qt.ItemDataRole.ToolTipRole:
             return self.tip(desk, number)
         if role == Qt.ItemDataRole.TextAlignmentRole and column not in (1, 2):
@@ -148,6 +149,14 @@ class Findings(QAbstractTableModel):
         self._row = {n: k for k, n in enumerate(self.numbers)}
 
 
+@cache
+def _swatch(colour: str) -> QPixmap:
+    """Return a small square of a colour."""
+    made = QPixmap(8, 8)
+    made.fill(QColor(colour))
+    return made
+
+
 class Filtered(QSortFilterProxyModel):
     """The findings that pass the filter."""
 
@@ -181,6 +190,7 @@ class FindingsTable(QTableView):
         self.setSelectionBehavior(QAbstractItemView.SelectionBehavior.SelectRows)
         self.setSelectionMode(QAbstractItemView.SelectionMode.ExtendedSelection)
         self.setAccessibleName("Findings")
+        self.setToolTip("The most doubtful first; click to look at one, select several with Ctrl")
         self.verticalHeader().hide()
         self.verticalHeader().setDefaultSectionSize(24)
         for column, width in enumerate((30, 54, 70, 52, 66, 44, 44)):

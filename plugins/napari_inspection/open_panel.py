@@ -175,6 +175,7 @@ class OpenPanel(QWidget):
             header.resizeSection(column, width)
         header.setSectionResizeMode(4, QHeaderView.ResizeMode.Stretch)
         self.table.setAccessibleName("What was found")
+        self.table.setToolTip("Double click or Enter shows a row; a click on a title sorts")
         self.table.doubleClicked.connect(lambda index: self.open_row(index.row()))
         self.table.activated.connect(lambda index: self.open_row(index.row()))
 
@@ -183,6 +184,7 @@ class OpenPanel(QWidget):
         for name in FILTERS:
             self.filter.addItem(name, name)
         self.filter.setToolTip("Show only some of the list")
+        self.filter.setAccessibleName("Filter of the list")
         self.filter.currentIndexChanged.connect(lambda *_: self._filter())
         self.keep = QCheckBox("Keep open layers")
         self.keep.setToolTip("Leave the case before in the layer list when another one is opened")

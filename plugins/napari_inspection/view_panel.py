@@ -27,18 +27,20 @@ class ViewPanel(QWidget):
         self.panel_keys: dict[str, Callable[[], object]] = {}
         """Of the whole panel, for views that are added."""
         self.preset = QComboBox()
+        self.preset.setAccessibleName("Window preset")
         self.preset.setToolTip("Which values become black and white; presets are for CT")
-        self.centre, self.width = QDoubleSpinBox(), QDoubleSpinBox()
-        for box, tip in ((self.centre, "Middle of the window"), (self.width, "Width of the window")):
+        self.window_centre, self.window_width = QDoubleSpinBox(), QDoubleSpinBox()
+        for box, tip in ((self.window_centre, "Middle of the window"), (self.window_width, "Width of the window")):
             box.setRange(-1e6, 1e6)
             box.setDecimals(1)
             box.setToolTip(tip)
+            box.setAccessibleName(tip)
             box.valueChanged.connect(lambda *_: self._apply())
-        self.width.setMinimum(0.1)
+        self.window_width.setMinimum(0.1)
         window = QGroupBox("Window")
         inside = QVBoxLayout(window)
         inside.addLayout(row(self.preset, 1))
-        inside.addLayout(row(QLabel("centre"), self.centre, QLabel("width"), self.width, 1))
+        inside.addLayout(row(QLabel("centre"), self.window_centre, QLabel("width"), self.window_width, 1))
         inside.addWidget(text("Drag with the right mouse button: up and down is the centre, left and right the width.",
                               small=True))  # fmt: skip
         self.views = QGroupBox("Direction")
@@ -142,7 +144,7 @@ class ViewPanel(QWidget):
             low_end, high_end = layer.contrast_limits_range
             layer.contrast_limits_range = (min(low, low_end), max(high, high_end))
             layer.contrast_limits = (low, high)
-        for box, value in ((self.centre, (low + high) / 2), (self.width, high - low)):
+        for box, value in ((self.window_centre, (low + high) / 2), (self.window_width, high - low)):
             box.blockSignals(True)
             box.setValue(value)
             box.blockSignals(False)
@@ -187,7 +189,7 @@ class ViewPanel(QWidget):
         ]
 
     def _apply(self) -> None:
-        self.set_window(*windows.limits(self.centre.value(), self.width.value()))
+        self.set_window(*windows.limits(self.window_centre.value(), self.window_width.value()))
 
     def _on_case(self, case: Any) -> None:
         self.letters.show(case)

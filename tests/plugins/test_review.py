@@ -78,7 +78,7 @@ class TestTable:
 
     def test_keys_are_bound_in_the_viewer(self, reviewed):
         bound = {str(key) for key in reviewed.viewer.keymap}
-        assert {"A", "R", "N", "O", "G", "T", "Q", "J", "K", "Ctrl+Z", "Ctrl+Shift+Z"} <= bound
+        assert {"A", "R", "N", "U", "G", "T", "Q", "J", "K", "Ctrl+Z", "Ctrl+Shift+Z"} <= bound
 
     def test_filters(self, reviewed, at):
         desk = at(1)

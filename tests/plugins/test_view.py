@@ -50,7 +50,7 @@ def test_presets_by_hand(scan, name):
     centre, width = windows.PRESETS[name]
     layer = scan.viewer.layers["scan"]
     assert layer.contrast_limits == [centre - width / 2, centre + width / 2]
-    assert (scan.view.centre.value(), scan.view.width.value()) == (centre, width)
+    assert (scan.view.window_centre.value(), scan.view.window_width.value()) == (centre, width)
 
 
 def test_presets_are_for_ct_alone(scan):

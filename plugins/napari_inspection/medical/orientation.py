@@ -30,7 +30,9 @@ class Letters:
         for edge in EDGES:
             key = PREFIX + edge
             if key not in viewer.canvas.overlays:
-                overlay = TextOverlay(position=PLACES[edge], font_size=14, color="#f0e442", box=False)
+                overlay = TextOverlay(
+                    position=PLACES[edge], font_size=14, color="#f0e442", box=True, box_color="#00000099"
+                )
                 viewer.canvas.overlays[key] = overlay
         self._events = (
             viewer.dims.events.order,
