@@ -7,7 +7,7 @@ from typing import Any
 
 from qtpy.QtCore import QAbstractTableModel, QModelIndex, QSortFilterProxyModel, Qt
 from qtpy.QtGui import QColor, QPixmap
-from qtpy.QtWidgets import QAbstractItemView, QTableView
+from qtpy.QtWidgets import QAbstractItemView, QHeaderView, QTableView
 
 from napari_inspection.desk import COLOURS, Desk
 
@@ -193,9 +193,9 @@ class FindingsTable(QTableView):
         self.setToolTip("The most doubtful first; click to look at one, select several with Ctrl")
         self.verticalHeader().hide()
         self.verticalHeader().setDefaultSectionSize(24)
-        for column, width in enumerate((30, 54, 70, 52, 66, 44, 44)):
+        for column, width in enumerate((30, 47, 84, 50, 66, 40, 40)):
             self.horizontalHeader().resizeSection(column, width)
-        self.horizontalHeader().setStretchLastSection(True)
+        self.horizontalHeader().setSectionResizeMode(1, QHeaderView.ResizeMode.Stretch)
 
     def selected(self) -> list[int]:
         """Return the numbers of the selected findings, as they are sorted."""

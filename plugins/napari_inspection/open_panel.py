@@ -180,6 +180,10 @@ class OpenPanel(QWidget):
         self.table.activated.connect(lambda index: self.open_row(index.row()))
 
         self.hint = text(EMPTY)
+        self.hint.setObjectName("drop-here")
+        self.hint.setAlignment(Qt.AlignmentFlag.AlignCenter)
+        self.hint.setMinimumHeight(140)
+        self.hint.setStyleSheet("#drop-here { border: 1px dashed gray; border-radius: 6px; padding: 12px; }")
         self.filter = QComboBox()
         for name in FILTERS:
             self.filter.addItem(name, name)
@@ -206,17 +210,19 @@ class OpenPanel(QWidget):
             )
         )
         layout.addWidget(self.hint)
-        layout.addWidget(self.table, 1)
-        layout.addLayout(
-            row(
-                self.open,
-                button("Previous", "Show the row above", lambda: self.step(-1), key="Page Up"),
-                button("Next", "Show the row below", lambda: self.step(1), key="Page Down"),
-                1,
-                self.filter,
-            )
+        layout.addWidget(self.table, 100)  # nearly all of the height, where it is shown
+        self.going = QWidget()
+        steps = row(
+            self.open,
+            button("Previous", "Show the row above", lambda: self.step(-1), key="Page Up"),
+            button("Next", "Show the row below", lambda: self.step(1), key="Page Down"),
+            1,
+            self.filter,
         )
+        self.going.setLayout(steps)
+        layout.addWidget(self.going)
         layout.addWidget(self.count)
+        layout.addStretch(1)
         layout.addLayout(row(self.keep, 1, self.default))
         session.listed.connect(self._on_listing)
         session.ran.connect(self._on_result)
@@ -329,7 +335,7 @@ class OpenPanel(QWidget):
         items = self.model.items
         self.hint.setVisible(not items and not self.model.refused)
         self.table.setVisible(bool(items or self.model.refused))
-        self.open.setEnabled(bool(items))
+        self.going.setVisible(bool(items or self.model.refused))
         words = f"{self.rows.rowCount()} of {self.model.rowCount()} shown" if items else ""
         done = [r.verdict for r in self.model.results.values()]
         if done:

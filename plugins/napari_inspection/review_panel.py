@@ -98,7 +98,7 @@ class ReviewPanel(Undoing, QWidget):
         )
         ending.addLayout(row(QLabel("Reviewer"), self.reviewer))
         ending.addLayout(row(self.save_button, self.trail_button, 1))
-        ending.addLayout(row(QLabel("with"), self.other, self.compare_button, 1))
+        ending.addLayout(row(QLabel("Compare with"), self.other, self.compare_button, 1))
         layout.addWidget(self.ending)
 
         self.table.selectionModel().selectionChanged.connect(lambda *_: self._on_selection())

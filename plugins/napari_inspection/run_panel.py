@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from qtpy.QtWidgets import QVBoxLayout, QWidget
+from qtpy.QtWidgets import QSizePolicy, QVBoxLayout, QWidget
 
 from napari_inspection import engines
 from napari_inspection.industrial.fit_panel import FitPanel
@@ -25,6 +25,7 @@ class RunPanel(QWidget):
         self.run = button("Run", "Run the model on what is open", self.start, key="Ctrl+Return")
         self.run.setStyleSheet("font-weight: bold; padding: 6px 18px;")
         self.screening = ScreenPanel(session, self.picker)
+        self.run.setSizePolicy(QSizePolicy.Policy.Maximum, QSizePolicy.Policy.Fixed)
         self.fit = FitPanel(session, self.screening)
         layout = QVBoxLayout(self)
         layout.setContentsMargins(4, 6, 4, 4)

@@ -54,7 +54,6 @@ class FitPanel(QGroupBox):
         self.preset.addItems(["fast", "accurate"])
         self.preset.setAccessibleName("Preset")
         self.preset.setToolTip("Fast is for a first try; accurate takes a few times longer")
-        self.rate_label = QLabel("Good parts called NG, at most")
         self.rate = QDoubleSpinBox()
         self.rate.setRange(0.1, 50.0)
         self.rate.setValue(5.0)
@@ -75,7 +74,7 @@ class FitPanel(QGroupBox):
         layout.addWidget(text(HELP, small=True))
         layout.addLayout(row(self.folder, button("Choose …", "Choose the folder of good images", self.ask)))
         layout.addLayout(row(QLabel("Name"), self.name, self.preset, self.fit_button))
-        layout.addLayout(row(self.rate_label, self.rate, 1))
+        layout.addLayout(row(QLabel("Good parts called NG, at most"), self.rate, 1))
         layout.addWidget(self.slider)
         layout.addWidget(self.histogram)
         layout.addWidget(self.verdicts)
@@ -133,10 +132,7 @@ class FitPanel(QGroupBox):
         from napari_inspection.industrial.verdicts import judge
 
         card = self.picker.card
-        judges = card is not None and card.task == "anomaly" and bool(card.calibration.scores)
-        for widget in (self.rate_label, self.rate, self.slider):
-            widget.setEnabled(card is None or judges)
-        if card is None or not judges:
+        if card is None or card.task != "anomaly" or not card.calibration.scores:
             self.histogram.clear()
             self.verdicts.setText("")
             return
