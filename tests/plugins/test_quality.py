@@ -25,13 +25,10 @@ def pages(panel):
 
 @pytest.fixture
 def seen(reviewed, until):
-    """The panel in a window that is on the screen, 1280 x 800."""
-    window = reviewed.viewer.window
-    window.show(block=False)
-    window.resize(1280, 800)
-    until(lambda: reviewed.isVisible())
-    yield reviewed
-    window._qt_window.hide()
+    """The panel in a window of 1280 x 800, laid out."""
+    reviewed.viewer.window.resize(1280, 800)
+    until(lambda: reviewed.isVisible() and reviewed.viewer.window._qt_window.width() == 1280)
+    return reviewed
 
 
 class TestControls:

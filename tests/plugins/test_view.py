@@ -5,6 +5,10 @@ import pytest
 
 pytest.importorskip("qtpy", reason="needs the extra [viewer]")
 
+from qtpy.QtCore import QEvent, QPoint, QPointF, Qt
+from qtpy.QtGui import QMouseEvent
+from qtpy.QtWidgets import QApplication
+
 from inspection_core.geometry import Geometry
 from inspection_core.image import Image
 from inspection_core.inputs import Opened
@@ -57,6 +61,25 @@ def test_presets_are_for_ct_alone(scan):
     assert scan.view.preset.findText("Lung") >= 0
     scan.session.show(layers.make_case(Opened(Image(np.zeros((1, 9, 9)), Geometry.pixels((9, 9)), ("grey",))), "part"))
     assert scan.view.preset.findText("Lung") < 0
+
+
+def test_the_right_mouse_button_drags_the_window_and_moves_no_picture(scan, qtbot):
+    scan.view.use("Soft tissue")  # 40 and 400: two a pixel
+    native, camera = scan.viewer.window._qt_viewer.canvas.native, scan.viewer.scene.camera
+    before = (camera.center, camera.zoom)
+    start = native.rect().center()
+    qtbot.mousePress(native, Qt.MouseButton.RightButton, pos=start)
+    QApplication.sendEvent(native, mouse_move(start + QPoint(30, -10), Qt.MouseButton.RightButton))
+    qtbot.mouseRelease(native, Qt.MouseButton.RightButton, pos=start + QPoint(30, -10))
+    assert (scan.view.window_centre.value(), scan.view.window_width.value()) == (20, 460)
+    assert scan.viewer.layers["scan"].contrast_limits == [-210, 250]
+    assert (camera.center, camera.zoom) == before
+
+
+def mouse_move(place, button):
+    """A move with a button held, which Qt's own test functions do not send."""
+    here = QPointF(place)
+    return QMouseEvent(QEvent.Type.MouseMove, here, here, button, button, Qt.KeyboardModifier.NoModifier)
 
 
 def test_a_distance_is_in_millimetres(scan):
