@@ -40,6 +40,12 @@ def test_letters_from_every_side(scan, view, want):
     assert all(overlay.visible for overlay in shown.values())
 
 
+def test_scans_lie_on_black_in_either_theme(scan):
+    assert scan.viewer.canvas.background_color[:3].tolist() == [0, 0, 0]
+    scan.session.show(layers.make_case(Opened(Image(np.zeros((1, 9, 9)), Geometry.pixels((9, 9)), ("grey",))), "part"))
+    assert scan.viewer.canvas.background_color_override is None
+
+
 def test_no_letters_where_nobody_knows(scan):
     scan.viewer.dims.ndisplay = 3
     assert set(scan.view.letters.texts().values()) == {""}
