@@ -52,7 +52,7 @@ def qapp(napari, qapp):
 def shared(napari, qapp, tmp_path_factory):
     """One viewer with our panel, docked as the Plugins menu does it; making them takes seconds."""
     os.environ["INSPECTION_HOME"] = str(tmp_path_factory.mktemp("first_home"))
-    viewer = napari.Viewer(show=True)  # a mouse press on a window that is hidden again may end the process in OpenGL
+    viewer = napari.Viewer(show=False)  # see docs/decisions/0044 for why the window is never shown
     viewer.window.resize(1280, 800)
     _, panel = viewer.window.add_plugin_dock_widget("inspection-suite", "Inspection")
     yield viewer, panel

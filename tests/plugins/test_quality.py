@@ -24,10 +24,11 @@ def pages(panel):
 
 
 @pytest.fixture
-def seen(reviewed, until):
-    """The panel in a window of 1280 x 800, laid out."""
-    reviewed.viewer.window.resize(1280, 800)
-    until(lambda: reviewed.isVisible() and reviewed.viewer.window._qt_window.width() == 1280)
+def seen(reviewed):
+    """The panel, laid out with the size that it has in a window of 1280 x 800."""
+    reviewed.resize(380, 740)
+    for _ in pages(reviewed):
+        reviewed.grab()  # lays everything out, and paints it where nobody sees
     return reviewed
 
 
@@ -61,7 +62,7 @@ class TestControls:
                     chain.append(at)
                 at = at.nextInFocusChain()
             assert chain == wanted, tab
-            rows = [control.mapTo(page, control.rect().center()).y() for control in wanted if control.isVisible()]
+            rows = [control.mapTo(page, control.rect().center()).y() for control in wanted if control.isVisibleTo(page)]
             assert all(b > a - 20 for a, b in pairwise(rows)), f"{tab}: {rows}"
 
     def test_nothing_is_cut_off_at_1280_by_800(self, seen):
@@ -70,7 +71,7 @@ class TestControls:
             for kind in (QPushButton, QLabel, QComboBox):
                 for widget in page.findChildren(kind):
                     wraps = isinstance(widget, QLabel) and widget.wordWrap()
-                    if not widget.isVisible() or wraps or isinstance(widget.parent(), QComboBox):
+                    if not widget.isVisibleTo(page) or wraps or isinstance(widget.parent(), QComboBox):
                         continue
                     if widget.width() < widget.minimumSizeHint().width() or (
                         not isinstance(widget, QComboBox) and widget.width() < widget.sizeHint().width()

@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import textwrap
-import time
 
 import numpy as np
 import pytest
@@ -109,7 +108,7 @@ class TestTable:
         np.testing.assert_array_equal(numbers(desk), before)
         assert desk.findings[3].size == pytest.approx(desk.origin[3].size)
 
-    def test_a_thousand_findings_do_not_lag(self, panel, until, tmp_path):
+    def test_a_thousand_findings_do_not_lag(self, panel, until, tmp_path, monkeypatch):
         import dataclasses
 
         from inspection_core.findings import find_labelled
@@ -132,12 +131,15 @@ class TestTable:
         kept, review = open_review(tmp_path / "r", "ann", (prediction, ("dot",)))
         panel.session._sit_down(keep.Opened(case, review, kept, tmp_path / "r", "ann"))
         assert panel.review.table.rows.rowCount() == 1089
-        began = time.process_time()
-        for _ in range(5):
-            panel.review.judge("accept")
-        each = (time.process_time() - began) / 5
-        assert each < 0.5, f"{each:.2f} s of computing for one verdict"
+        with monkeypatch.context() as patch:  # a verdict measures nothing again, and tells the table of one row
+            patch.setattr("napari_inspection.desk.find_numbered", None)
+            changed = []
+            panel.review.table.findings.dataChanged.connect(lambda a, b, *_: changed.append(b.row() - a.row() + 1))
+            panel.review.table.findings.modelReset.connect(lambda: changed.append(1089))
+            for _ in range(5):
+                panel.review.judge("accept")
         assert panel.session.desk.left == 1084
+        assert changed == [1] * 5
         assert dataclasses.is_dataclass(prediction)
 
 
@@ -198,21 +200,15 @@ class TestHistory:
             np.testing.assert_array_equal(numbers(desk), regions)
             assert desk.review.marks == marks
 
-    def test_a_stroke_on_a_large_volume_costs_little_more_than_naparis_own(self, reviewed, at):
+    def test_a_stroke_touches_no_more_than_its_box(self, reviewed, at, monkeypatch):
+        """What it costs beside napari's own is measured in benchmarks/viewer_stroke.py."""
         desk = at(1)
-        spent = []
-        real = desk.on_paint
-
-        def timed(event):
-            began = time.process_time()
-            real(event)
-            spent.append(time.process_time() - began)
-
-        desk.labels.events.paint.disconnect(desk.on_paint)
-        desk.labels.events.paint.connect(timed)
-        for k in range(5):
-            desk.labels.paint([10, 20 + k, 20], 1)
-        assert np.median(spent) < 0.02, f"{np.median(spent) * 1000:.0f} ms"
+        with monkeypatch.context() as patch:
+            patch.setattr("napari_inspection.desk.find_numbered", None)  # findings are measured once the hand rests
+            for k in range(3):
+                desk.labels.paint([10, 20 + k, 20], 1)
+        side = desk.labels.brush_size + 1
+        assert all(np.prod(c.after.shape) <= side * side for c in desk.review.corrections)
 
 
 class TestTools:
