@@ -193,7 +193,7 @@ class FindingsTable(QTableView):
         self.setToolTip("The most doubtful first; click to look at one, select several with Ctrl")
         self.verticalHeader().hide()
         self.verticalHeader().setDefaultSectionSize(24)
-        for column, width in enumerate((30, 47, 84, 50, 66, 40, 40)):
+        for column, width in enumerate((30, 52, 80, 48, 62, 40, 40)):
             self.horizontalHeader().resizeSection(column, width)
         self.horizontalHeader().setSectionResizeMode(1, QHeaderView.ResizeMode.Stretch)
 
