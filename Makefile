@@ -8,6 +8,7 @@ BIN := $(VENV)/bin
 DEMO_OUT ?= demo-output
 # What Qt and OpenGL need on Debian, and a display for machines without one.
 VIEWER_PACKAGES := xvfb xauth libegl1 libgl1 libgl1-mesa-dri libxcb-cursor0 libxcb-icccm4 libxcb-keysyms1 libxkbcommon-x11-0
+HAVE_DISPLAY := command -v xvfb-run >/dev/null && { ! command -v dpkg >/dev/null || dpkg -s $(VIEWER_PACKAGES) >/dev/null 2>&1; }
 # Debian packages that the tests use: a real browser, to look at the report with, DICOM tools that we did not
 # write, a database server and a message broker.
 SYSTEM_PACKAGES := chromium chromium-driver dcmtk dicom3tools plastimatch postgresql mosquitto
@@ -16,8 +17,8 @@ export INSPECTION_DATA ?= $(abspath ../shared/data)
 
 help:
 	@echo "make demo    set up, fit a detector on real solar cells, screen others, open the report"
-	@echo "make test    set up and pass the tests"
-	@echo "make test-viewer  set up napari too, and pass the viewer's tests"
+	@echo "make test    set up and pass the tests, the viewer's among them where a display can be had"
+	@echo "make test-viewer  pass the viewer's tests alone"
 	@echo "make viewer  set up and open napari with the plugin and a sample"
 	@echo "make walks   play both walks of docs/viewer.md without a display, and make their pictures anew"
 	@echo "make bench   measure speed and memory side by side with others (half an hour)"
@@ -39,9 +40,14 @@ $(VENV)/installed: pyproject.toml
 demo: setup
 	$(BIN)/inspection demo --out $(DEMO_OUT)
 
-# The last line of output is pytest's own summary. Workers share the cores, so each computes with one thread.
+# The viewer's tests first, in one process of their own (docs/decisions/0044); then all others, whose workers share the
+# cores, so each computes with one thread. The last line of output is pytest's own summary, the status that of both.
 test: setup system
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4
+	@if [ "$$(uname)" = Linux ] && { $(HAVE_DISPLAY) || $(MAKE) --no-print-directory install-packages PACKAGES="$(VIEWER_PACKAGES)" OPTIONAL=1; } \
+			&& $(HAVE_DISPLAY); then \
+		$(MAKE) --no-print-directory test-viewer || failed=1; \
+	else echo "The viewer's tests are left out: a display without a screen needs $(VIEWER_PACKAGES)."; fi; \
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --ignore tests/plugins -p no:pytest-qt && [ -z "$$failed" ]
 
 # napari and Qt are large, so those who do not need them are spared them.
 $(VENV)/viewer: $(VENV)/installed
@@ -52,12 +58,10 @@ viewer: $(VENV)/viewer
 	$(BIN)/python -m napari_inspection
 
 # One process: napari's windows do not share a display well.
-test-viewer: $(VENV)/viewer
-	@command -v xvfb-run >/dev/null || $(MAKE) --no-print-directory install-packages PACKAGES="$(VIEWER_PACKAGES)"
+test-viewer: $(VENV)/viewer display
 	@OMP_NUM_THREADS=1 xvfb-run -a -s '-screen 0 1600x1200x24' $(BIN)/python -m pytest tests/plugins
 
-walks: $(VENV)/viewer
-	@command -v xvfb-run >/dev/null || $(MAKE) --no-print-directory install-packages PACKAGES="$(VIEWER_PACKAGES)"
+walks: $(VENV)/viewer display
 	xvfb-run -a -s '-screen 0 1600x1200x24' $(BIN)/python docs/walks.py
 
 # Every script in benchmarks/ by itself; one that fails does not keep the others from running.
@@ -71,6 +75,10 @@ lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+.PHONY: display
+display:
+	@$(HAVE_DISPLAY) || $(MAKE) --no-print-directory install-packages PACKAGES="$(VIEWER_PACKAGES)"
 
 system:
 	@(for c in $(SYSTEM_COMMANDS); do command -v $$c >/dev/null || exit 1; done) || \

@@ -25,12 +25,13 @@ WAIT = 600.0
 class Walk:
     """A viewer with the panel, and the means to wait and to take pictures."""
 
-    def __init__(self, theme: str = "dark") -> None:
+    def __init__(self, theme: str = "dark", out: Path = PICTURES, size: tuple[int, int] = SIZE) -> None:
         import napari
 
+        self.out = out
         self.viewer = napari.Viewer(show=True)
         self.viewer.theme = theme
-        self.viewer.window.resize(*SIZE)
+        self.viewer.window.resize(*size)
         _, self.panel = self.viewer.window.add_plugin_dock_widget("inspection-suite", "Inspection")
         self.settle()
 
@@ -55,12 +56,19 @@ class Walk:
         """Wait for the job that runs."""
         self.wait(lambda: self.panel.session.job is not None and self.panel.session.job.finished)
 
+    def bottom(self, tab: str) -> None:
+        """Scroll a tab of the panel to its end."""
+        self.panel.show_tab(tab)
+        self.settle()
+        bar = self.panel.tabs.currentWidget().verticalScrollBar()
+        bar.setValue(bar.maximum())
+
     def picture(self, name: str) -> None:
         """Take a picture of the whole window."""
         self.settle()
-        PICTURES.mkdir(parents=True, exist_ok=True)
+        self.out.mkdir(parents=True, exist_ok=True)
         pixels = self.viewer.screenshot(canvas_only=False, flash=False)
-        PIL.Image.fromarray(pixels[..., :3]).save(PICTURES / f"{name}.png", optimize=True)
+        PIL.Image.fromarray(pixels[..., :3]).save(self.out / f"{name}.png", optimize=True)
         sys.stdout.write(f"{name}.png\n")
 
 
@@ -76,30 +84,39 @@ def reader(walk: Walk, work: Path) -> None:
     panel.running.run.click()
     walk.wait(lambda: panel.session.desk is not None)
     walk.picture("reader_3_review")
-    panel.review.go_to(1)
-    panel.review.split()
+    panel.view.toggle_linked()
+    panel.review.go_to(5)
+    walk.settle(1)
+    walk.picture("reader_4_linked_views")
+    panel.view.toggle_linked()
     panel.review.go_to(1)
     panel.review.judge("accept")
-    walk.picture("reader_4_split_and_accepted")
     panel.show_tab("Correct")
-    panel.session.select(panel.review.table.selected()[0])
-    tools.grow(panel.session.desk, panel.review.table.selected()[0])
+    panel.review.go_to(4)
+    tools.grow(panel.session.desk, 4)
     walk.picture("reader_5_correct")
     panel.show_tab("View")
     panel.view.look("Coronal")
-    walk.picture("reader_6_coronal")
+    walk.picture("reader_6_view")
     panel.view.look("Axial")
     panel.show_tab("Review")
+    panel.review.go_to(4)
+    panel.review.other.setCurrentText("the model")
+    panel.review.compare()
+    walk.idle()
+    walk.picture("reader_7_compared")
     while panel.session.desk.left:
         panel.review.next()
         panel.review.judge("accept")
     panel.review.save(work / "results")
     walk.idle()
-    walk.picture("reader_7_saved")
+    walk.picture("reader_8_saved")
+    if not list((work / "results").rglob("seg.dcm")):
+        raise RuntimeError(f"no SEG was written; the panel says: {panel.messages.label.text()!r}")
 
 
 def engineer(walk: Walk, work: Path) -> None:
-    """Go from good parts to a screened list."""
+    """Go from good parts to a screened list with its report, and to a corrected mask."""
     panel = walk.panel
     plates(work / "plates")
     panel.show_tab("Run")
@@ -107,14 +124,15 @@ def engineer(walk: Walk, work: Path) -> None:
     fit.folder.setText(str(work / "plates"))
     fit.name.setText("plates")
     fit.rate.setValue(10)
+    walk.picture("engineer_1_good_parts")
     fit.fit_button.click()
     walk.idle()
-    walk.picture("engineer_1_fitted")
     panel.session.list([work / "plates" / "test"])
     walk.idle()
     panel.show_tab("Run")
-    fit.screen_button.click()
+    panel.running.screening.screen_button.click()
     walk.idle()
+    walk.bottom("Run")
     walk.picture("engineer_2_threshold")
     panel.show_tab("Open")
     panel.opening.table.sortByColumn(3, panel.opening.table.horizontalHeader().sortIndicatorOrder().DescendingOrder)
@@ -125,7 +143,40 @@ def engineer(walk: Walk, work: Path) -> None:
     panel.show_tab("Run")
     panel.running.run.click()
     walk.wait(lambda: panel.session.desk is not None)
+    panel.review.save(work / "parts")
+    walk.idle()
     walk.picture("engineer_4_review")
+    if not panel.running.screening.report.is_file():
+        raise RuntimeError("no report was written")
+
+
+def lists(walk: Walk, work: Path) -> None:
+    """Show a folder of studies as a work list, screened."""
+    from inspection_core.io.dicom_series import write_series
+    from inspection_core.phantom_ct import make_phantom
+    from napari_inspection.samples import model_of_phantom
+
+    panel = walk.panel
+    image = make_phantom((28, 88, 80), (6.0, 2.5, 2.5)).image
+    for name in ("study_1", "study_2", "study_3"):
+        write_series(work / "studies" / name, image, description="Made-up head", seed=name)
+    model_of_phantom()
+    panel.running.picker.refresh()
+    panel.running.picker.box.setCurrentText("phantom-lesions 1")
+    panel.session.list([work / "studies"])
+    walk.idle()
+    panel.running.screening.screen_button.click()
+    walk.idle()
+    panel.show_tab("Open")
+    panel.opening.step(1)
+    walk.idle()
+    panel.show_tab("Open")
+    walk.settle(1)
+    walk.picture("studies")
+    panel.show_tab("Run")
+    panel.running.picker.where.setCurrentText("a server")
+    panel.running.picker.url.setText("https://inspect.example:8443")
+    walk.picture("server")
 
 
 def plates(folder: Path) -> None:
@@ -144,15 +195,23 @@ def plates(folder: Path) -> None:
             PIL.Image.fromarray(plate).save(folder / part / f"plate_{seed}.png")
 
 
-def main() -> int:
-    """Play both walks."""
+def main(arguments: list[str] | None = None) -> int:
+    """Play the walks."""
+    import argparse
+
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--out", type=Path, default=PICTURES, help="folder of the pictures")
+    parser.add_argument("--theme", choices=("dark", "light"), help="of all walks, in place of one each")
+    parser.add_argument("--size", default="x".join(map(str, SIZE)), help="of the window, in Qt's pixels")
+    given = parser.parse_args(arguments)
+    size = tuple(int(n) for n in given.size.split("x"))
     with tempfile.TemporaryDirectory() as name:
         work = Path(name)
         os.environ["INSPECTION_HOME"] = str(work / "home")
         os.environ["NAPARI_CONFIG"] = str(work / "settings.yaml")
         os.environ["LOGNAME"] = "reader"
-        for walk, theme in ((reader, "dark"), (engineer, "light")):
-            played = Walk(theme)
+        for walk, theme in ((reader, "dark"), (engineer, "light"), (lists, "light")):
+            played = Walk(given.theme or theme, given.out, size)
             walk(played, work)
             played.panel.session.close()
             played.viewer.close()

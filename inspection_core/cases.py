@@ -89,6 +89,33 @@ def find_cases(dataset: Path, *, lenient: bool = False) -> list[Case]:
     return found
 
 
+def reference_of(image: Path) -> Path | None:
+    """Return the ground truth of one image or scan that lies in a dataset of a known layout, or None.
+
+    That is ``masks/CASE`` (or ``labels/CASE``) of ``images/CASE``, with or without the number of a channel; and
+    ``ground_truth/DEFECT/NAME_mask.png`` of MVTec's ``test/DEFECT/NAME.png``. No file is read.
+    """
+    folder, stem = image.parent, _stem(image)
+    if folder.name == "images":
+        match = NUMBERED.fullmatch(stem)
+        for masks in (folder.with_name("masks"), folder.with_name("labels")):
+            for name in (stem, *([match["case"]] if match else [])):
+                found = [masks / f"{name}{suffix}" for suffix in SCANS]
+                path = next((p for p in found if p.is_file()), None) or mask_named(masks, name)
+                if path is not None:
+                    return path
+    return mask_named(folder.parents[1] / "ground_truth" / folder.name, stem) if folder.parent.name == "test" else None
+
+
+def mask_named(folder: Path, stem: str) -> Path | None:
+    """Return the mask of an image by its stem, ``STEM_mask.png`` or ``STEM.png``, or None."""
+    for name in (f"{stem}_mask", stem):
+        for suffix in (".png", ".tif", ".tiff", ".bmp"):
+            if (path := folder / f"{name}{suffix}").is_file():
+                return path
+    return None
+
+
 def _scans(scans: dict[str, Path], references: dict[str, Path]) -> list[Case]:
     cases: dict[str, Case] = {}
     for stem, path in scans.items():

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from inspection_core.cases import mask_named
 from inspection_core.engine import LoadedModel
 from inspection_core.errors import InspectionError, ReadError, UsageError
 from inspection_core.infer import predict
@@ -69,19 +70,11 @@ def cases(dataset: Path) -> list[Case]:
         if len(relative.parts) < 2:
             raise UsageError(f"{path} lies in no folder by kind. Move it to test/good or test/DEFECT.")
         kind = relative.parts[0]
-        mask = None if kind == GOOD else _mask(dataset / "ground_truth" / relative.parent, path.stem)
+        mask = None if kind == GOOD else mask_named(dataset / "ground_truth" / relative.parent, path.stem)
         found.append(Case(path, kind, mask))
     if not found:
         raise UsageError(f"{test} holds no PNG, JPEG, TIFF, BMP or WebP image.")
     return found
-
-
-def _mask(folder: Path, stem: str) -> Path | None:
-    for name in (f"{stem}_mask", stem):
-        for suffix in (".png", ".tif", ".tiff", ".bmp"):
-            if (path := folder / f"{name}{suffix}").is_file():
-                return path
-    return None
 
 
 def read_mask(path: Path, shape: Sequence[int]) -> NDArray[np.bool_]:

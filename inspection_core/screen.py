@@ -108,7 +108,7 @@ def screen(
     run
         Folder for the results; continued if it holds a run of the same model.
     paths
-        Images below `source` to take; all, if not given.
+        Images, scan files, and folders and archives of scans below `source` to take; all, if not given.
     truth
         Gives the known label of an image by its relative path, for the report.
     notes, title, command

@@ -16,10 +16,10 @@ from inspection_core import export
 from inspection_core.card import ModelCard
 from inspection_core.engine import LoadedModel, Model
 from inspection_core.errors import UsageError
-from inspection_core.inputs import Choices, Input, list_scans
+from inspection_core.inputs import Choices, Input, list_inputs, list_scans
 from inspection_core.inspector import MASKS, RESULTS, TABLES, Inspector, Moves, Task, Touched, files_of, move_files
 from inspection_core.io.identity import fingerprint
-from inspection_core.io.raster import list_images
+from inspection_core.io.raster import RASTER_SUFFIXES, list_images
 from inspection_core.io.results import utf8
 from inspection_core.io.store import Known, Row, RunStore
 from inspection_core.pictures import PICTURES, Kept
@@ -122,7 +122,7 @@ def list_folder(
         If there is nothing, or a format does not fit a scan.
     """
     if paths is not None:
-        return Listing(source, [os.path.relpath(Path(p).absolute(), source) for p in paths], {}, {})
+        return _list_paths(source, [Path(p).absolute() for p in paths], card, options)
     own = [run.absolute() / place for place in (PICTURES, RESULTS, MASKS)]  # a run may lie in the folder it screens
     locked: list[Path] = []
     pictures = [
@@ -142,6 +142,16 @@ def list_folder(
     exported = [f for f in options.files if f in export.FORMATS]
     export.check_fit(exported, [*([picture(source / pictures[0])] if pictures else []), *scans.values()])
     return Listing(source, pictures, scans, refused, tuple(_inside(source, str(folder)) for folder in locked))
+
+
+def _list_paths(source: Path, paths: Sequence[Path], card: ModelCard, options: Options) -> Listing:
+    """List paths below a folder: pictures as they are, and the scans in what else there is."""
+    pictures = [p for p in paths if p.suffix.lower() in RASTER_SUFFIXES]
+    rest = [p for p in paths if p.suffix.lower() not in RASTER_SUFFIXES]
+    found = for_channels(list_inputs(rest, options.choices), card.channels, options.choices)
+    scans = {_inside(source, one.label): one for one in found.inputs}
+    refused = {_inside(source, label): reason for label, reason in found.refused}
+    return Listing(source, [os.path.relpath(p, source) for p in pictures], scans, refused)
 
 
 def _inside(source: Path, label: str) -> str:

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from inspection_core.agreement import Agreement, compare_reviews, dice, pair_findings
-from inspection_core.errors import GeometryError
+from inspection_core.errors import GeometryError, ReadError
 from inspection_core.regions import number_regions
 from inspection_core.review import Mark, Review
 from napari_inspection.desk import Desk
+from napari_inspection.layers import Case
 
-MODEL, FILE = "the model", "a mask file …"
+if TYPE_CHECKING:
+    from inspection_core.io.dicom import DicomImage
+
+MODEL, TRUTH, FILE = "the model", "ground truth", "a mask file …"
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,8 +31,18 @@ class Comparison:
     names: tuple[str, str]
 
 
+def truth_of(case: Case) -> Path | None:
+    """Return the file with the ground truth of a case, where it lies in a dataset that has one."""
+    from inspection_core.cases import reference_of
+
+    item = case.item
+    if item is None or item.kind not in ("picture", "scan") or not item.files:
+        return None
+    return reference_of(item.files[0].absolute())
+
+
 def compare(desk: Desk, other: str) -> Comparison:
-    """Compare a review with the model's result, another reviewer by name, or a mask file by its path.
+    """Compare a review with the model's result, its ground truth, another reviewer by name, or a mask file by its path.
 
     Raises
     ------
@@ -41,14 +56,15 @@ def compare(desk: Desk, other: str) -> Comparison:
     if other in desk.store.reviewers():
         second = Review(desk.review.prediction, tuple(desk.store.corrections(other)), desk.review.classes)
         return _told(desk.reviewer, other, compare_reviews(desk.review, second), first, second.mask)
-    mask = _read(Path(other), desk)
+    truth = truth_of(desk.case) if other == TRUTH else None
+    mask = _read(truth or Path(other), desk)
     regions, numbers = number_regions(mask, ())
     classes = desk.review.classes
     names = {n: classes[value - 1] if value <= len(classes) else f"label {value}" for n, (value, _) in numbers.items()}
     marks = {n: Mark(name) for n, name in names.items()}
     pairs = pair_findings(desk.review.regions, regions, desk.review.marks, marks)
     result = Agreement(dice(first > 0, mask > 0), {}, pairs)
-    return _told(desk.reviewer, Path(other).name, result, first, mask)
+    return _told(desk.reviewer, TRUTH if truth else Path(other).name, result, first, mask)
 
 
 def _told(me: str, other: str, result: Agreement, first: NDArray[np.uint8], second: NDArray[np.uint8]) -> Comparison:
@@ -64,6 +80,9 @@ def _told(me: str, other: str, result: Agreement, first: NDArray[np.uint8], seco
 
 
 def _read(path: Path, desk: Desk) -> NDArray[np.uint8]:
+    """Return a mask on the grid of the case, 1 for its first class and so on."""
+    if path.suffix.lower() in (".dcm", "") and desk.case.opened.dicom is not None:
+        return _read_dicom(path, desk.case.opened.dicom)
     from inspection_core.io.raster import RASTER_SUFFIXES, read_raster
     from inspection_core.io.scans import read_scan
 
@@ -78,3 +97,18 @@ def _read(path: Path, desk: Desk) -> NDArray[np.uint8]:
     if picture and mask.max() > len(desk.review.classes):  # white on black, as MVTec's are
         return (mask > 0).astype(np.uint8)
     return mask.astype(np.uint8)
+
+
+def _read_dicom(path: Path, source: DicomImage) -> NDArray[np.uint8]:
+    """Return a DICOM SEG or RT Structure Set on the series; segments are numbered in their order."""
+    from inspection_core.io.dicom_seg import read_seg
+    from inspection_core.io.rtstruct import read_rtstruct
+
+    try:
+        drawn = read_seg(path, source)
+    except ReadError:
+        drawn = read_rtstruct(path, source)
+    mask = np.zeros(drawn.geometry.shape, np.uint8)
+    for number, segment in enumerate(drawn.array, start=1):
+        mask[(segment > 0) & (mask == 0)] = number
+    return mask

@@ -23,7 +23,8 @@ from napari_inspection.keep import Opened
 
 COLOURS = {"open": "#e69f00", "accepted": "#009e73", "rejected": "#00000000", "selected": "#f0e442"}
 """Of findings, by status: Okabe and Ito's, told apart with every kind of colour vision."""
-CLASS_COLOURS = ("#e69f00", "#56b4e9", "#009e73", "#0072b2", "#d55e00", "#cc79a7", "#f0e442")
+CLASS_COLOURS = ("#e69f00", "#56b4e9", "#009e73", "#0072b2", "#d55e00", "#cc79a7")
+"""Of classes or findings; yellow is left to the selected one."""
 CALM = 150
 """Milliseconds after the last stroke before figures and texts follow: a large finding takes longer than its stroke."""
 TEXTS = 300
@@ -75,7 +76,7 @@ class Desk(QObject):
         self.score = viewer.add_layer(Layer.create(*layers.score_layer(case, prediction)))
         self.labels = viewer.add_layer(Layer.create(*layers.labels_layer(case, self.canvas)))
         self.texts = viewer.add_layer(Layer.create(*layers.texts_layer(case, *self._texts())))
-        self.labels.events.paint.connect(self._on_paint)
+        self.labels.events.paint.connect(self.on_paint)
         self.labels.undo, self.labels.redo = self.undo, self.redo
         self.labels.contour = 1
         self.labels.brush_size = 6
@@ -85,9 +86,10 @@ class Desk(QObject):
     def leave(self, viewer: Any) -> None:
         """Take the layers away, and let go of the files."""
         self._calm.stop()
-        for layer in (self.score, self.labels, self.texts):
-            if layer in viewer.layers:
-                viewer.layers.remove(layer)
+        with viewer.layers.batched_update():  # napari tidies up once and not after each layer
+            for layer in (self.score, self.labels, self.texts):
+                if layer in viewer.layers:
+                    viewer.layers.remove(layer)
         self.store.close()
 
     # Findings --------------------------------------------------------------------------------------------------------
@@ -200,7 +202,7 @@ class Desk(QObject):
         self._show(about)
         self._done([self.review.corrections[-1]], touched, about)
 
-    def _on_paint(self, event: Any) -> None:
+    def on_paint(self, event: Any) -> None:
         """Take a stroke of napari's, a polygon or a fill, into the history."""
         found = _painted(event.value, np.asarray(self.labels.data))
         if found is None:

@@ -63,6 +63,7 @@ class EditPanel(Undoing, QWidget):
             self._keys[key.replace("+", "-")] = lambda t=tool: self.use(t)
         self.method = QComboBox()
         self.method.addItems(["geodesic", "random walker"])
+        self.method.setAccessibleName("How seeds grow")
         self.method.setToolTip("Geodesic is quick; a random walker is smoother in noisy pictures")
         grow = button(
             "Grow from seeds", "Let what you painted grow to what looks like it",

@@ -1,38 +1,133 @@
-"""The one engine that all viewers and tabs of this process share, and the models that it can load."""
+"""The engines that all viewers and tabs of this process share, and the models that they can load.
+
+Whether a model runs here or on a server is decided as for the command line, by `inspection_core.remote.open_engine`.
+"""
 
 from __future__ import annotations
 
+import html
 import threading
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
+from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from inspection_core.card import ModelCard
-from inspection_core.errors import ModelError
+from inspection_core.errors import ModelError, UsageError
 from inspection_core.prepare import GREY, RGB
 from napari_inspection import store
 
 if TYPE_CHECKING:
-    from inspection_core.engine import Engine
+    from inspection_core.engine import InferenceEngine
     from inspection_core.image import Image
+    from inspection_core.prediction import Prediction
 
-_engines: dict[str, Engine] = {}
+T = TypeVar("T")
+DEVICES = ("auto", "cpu", "cuda", "mps")
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where models are and run.
+
+    Parameters
+    ----------
+    device
+        Of this machine.
+    url
+        Of a server, which has a device of its own; empty for this machine.
+    token
+        For the server. It is kept in memory alone.
+    ca
+        PEM file with the server's certificate, where it is none that the system trusts.
+    """
+
+    device: str = "auto"
+    url: str = ""
+    token: str = field(default="", repr=False)
+    ca: str = ""
+
+
+HERE = Place()
+_engines: dict[Place, InferenceEngine] = {}
 _lock = threading.Lock()
 
 
-def engine(device: str = "auto") -> Engine:
-    """Return the process's engine for a device; torch is imported by the first call, not before.
+def engine(place: Place = HERE, *, fresh: bool = False) -> InferenceEngine:
+    """Return the process's engine for a place; torch is imported by the first call for this machine, not before.
+
+    Parameters
+    ----------
+    place
+        Where.
+    fresh
+        Forget what a server offered before.
 
     Raises
     ------
     DeviceError
         If the device is not here.
+    UsageError
+        If URL, token or certificate make no sense.
     """
-    from inspection_core.engine import Engine
+    from inspection_core.remote import open_engine, read_token
 
+    if place.url and not place.token and not read_token():
+        raise UsageError("The server wants a token. Type it into the field beside the URL, then connect again.")
     with _lock:
-        if device not in _engines:
-            _engines[device] = Engine(device)
-        return _engines[device]
+        if place not in _engines or fresh:
+            token = place.token or (read_token() if place.url else None)
+            certificate = Path(place.ca) if place.ca else None
+            _engines[place] = open_engine(place.url or None, device=place.device, token=token, ca=certificate)
+        return _engines[place]
+
+
+def offered(place: Place) -> tuple[ModelCard, ...]:
+    """Ask a server which models it offers.
+
+    Raises
+    ------
+    InspectionError
+        As for `engine`; and if the server cannot be reached, refuses, or makes no sense.
+    """
+    return engine(place, fresh=True).cards()
+
+
+def run(image: Image, model: str | Path, place: Place) -> Prediction:
+    """Run a model on an image, wherever it is.
+
+    Raises
+    ------
+    InspectionError
+        As for `inspection_core.infer.predict`.
+    """
+    from inspection_core.infer import predict
+    from inspection_core.prepare import name_channels
+
+    loaded = engine(place).load(model)
+    named = name_channels(image, loaded.card.channels)
+    return patiently(lambda: predict(named, loaded)) if place.url else predict(named, loaded)
+
+
+def patiently(work: Callable[[], T]) -> T:
+    """Wait for work that asks nobody whether it is still wanted, such as a request; cancelling does not wait for it."""
+    from inspection_core.progress import tick
+
+    end: Future[T] = Future()
+
+    def do() -> None:
+        try:
+            end.set_result(work())
+        except BaseException as error:  # noqa: BLE001 - whatever it is, the one who waits is told
+            end.set_exception(error)
+
+    threading.Thread(target=do, name="request", daemon=True).start()
+    while True:
+        tick(0, 0)
+        with suppress(TimeoutError):
+            return end.result(timeout=0.1)
 
 
 def known_models() -> list[tuple[Path, ModelCard | ModelError]]:
@@ -53,8 +148,15 @@ def add_folder(folder: Path) -> None:
     store.set_setting("model_folders", [str(folder), *folders][:20])
 
 
-def card_text(card: ModelCard) -> str:
-    """Return a model's card for people: what it is for, what it cannot do, whose it is."""
+def wording(task: str) -> Mapping[str, str]:
+    """Return what verdicts are called: of parts OK, REVIEW and NG, of scans no finding, check and finding."""
+    from inspection_core.report import WORDING
+
+    return WORDING[task]
+
+
+def card_text(card: ModelCard, place: Place = HERE) -> str:
+    """Return a model's card for people: what it is for, what it cannot do, whose it is, and where it runs."""
     kind = {"anomaly": "finds what differs from good images", "segmentation": "outlines " + ", ".join(card.classes)}
     lines = [
         f"<b>{card.id}</b>, version {card.version}: {kind[card.task]}",
@@ -65,6 +167,8 @@ def card_text(card: ModelCard) -> str:
     ]
     if card.metrics:
         lines.append("<b>Measured:</b> " + "; ".join(f"{k} {v}" for k, v in list(card.metrics.items())[:6]))
+    if place.url:
+        lines.append(f"<b>Runs on:</b> {html.escape(place.url)}. Images go there as voxels, without names or headers.")
     lines.append("Research use only, not for diagnosis.")
     return "<br>".join(lines)
 
@@ -81,22 +185,33 @@ def misfit(card: ModelCard, image: Image) -> str:
     return ""
 
 
-def expectation(card: ModelCard, voxels: int) -> str:
-    """Return what a run may take on an image of so many voxels, from what this model took before on this machine."""
+def expectation(card: ModelCard, voxels: int, place: Place = HERE) -> str:
+    """Return what a run may take on an image of so many voxels, from what this model took before in this place."""
+    if place.url:
+        rate = store.setting("seconds_per_voxel", {}).get(_speed_key(card.id, place))
+        return "Runs on the server. " + (
+            f"Takes about {duration(rate * voxels)}, as measured before."
+            if rate is not None
+            else "How long it takes is known after the first run."
+        )
     memory = voxels * (4 * (2 + len(card.classes)) + 4) / 2**30
     room = f"about {memory:.1f} GiB of memory" if memory >= 0.1 else "little memory"
-    rate = store.setting("seconds_per_voxel", {}).get(card.id)
+    rate = store.setting("seconds_per_voxel", {}).get(_speed_key(card.id, place))
     if rate is None:
         return f"Needs {room}. How long it takes is known after the first run here."
     seconds = rate * voxels
     return f"Needs {room} and about {duration(seconds)}, as measured on this machine."
 
 
-def remember_speed(card_id: str, seconds: float, voxels: int) -> None:
+def remember_speed(card_id: str, seconds: float, voxels: int, place: Place = HERE) -> None:
     """Keep how fast a model was."""
     rates = dict(store.setting("seconds_per_voxel", {}))
-    rates[card_id] = seconds / max(1, voxels)
+    rates[_speed_key(card_id, place)] = seconds / max(1, voxels)
     store.set_setting("seconds_per_voxel", rates)
+
+
+def _speed_key(card_id: str, place: Place) -> str:
+    return f"{card_id} {place.url}".strip()
 
 
 def duration(seconds: float) -> str:

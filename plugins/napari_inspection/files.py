@@ -65,8 +65,15 @@ def list_paths(paths: Sequence[Path]) -> Listing:
     return list_inputs(paths)
 
 
-def open_case(item: Input) -> Case:
+def open_case(item: Input, channels: Sequence[str] = ()) -> Case:
     """Read an input.
+
+    Parameters
+    ----------
+    item
+        What to read.
+    channels
+        Of the model that a study of several sequences was put together for.
 
     Raises
     ------
@@ -75,19 +82,30 @@ def open_case(item: Input) -> Case:
     """
     from inspection_core.inputs import open_input
 
-    return make_case(open_input(item, ()), title(item), item)
+    return make_case(open_input(item, channels if item.parts else ()), title(item), item)
 
 
 def title(item: Input) -> str:
     """Return what the layer list calls an input: the file, or the series; never what a header says of a patient."""
+    if item.parts:
+        return item.name
     if item.kind != "dicom" or item.volume is None:
         return item.files[0].name
     number = item.volume.file.number
     return f"{item.volume.file.modality} series {number if number is not None else item.name}"
 
 
+def where(item: Input) -> str:
+    """Return the folder of an input below what the user gave, or an empty text."""
+    folder = item.files[0] if item.kind == "dicom" else item.files[0].parent
+    place = folder.relative_to(item.given).as_posix() if folder.is_relative_to(item.given) else ""
+    return "" if place == "." else place
+
+
 def verdict(item: Input) -> str:
     """Return what an input is and what is odd about it, in plain words, without reading its pixels."""
+    if item.parts:
+        return f"study of {len(item.parts)} sequences"
     if item.volume is not None:
         shape = " x ".join(str(n) for n in reversed(item.volume.shape))
         return "; ".join([f"{shape}, {item.volume.verdict}", *item.volume.notes])

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 from qtpy.QtCore import QAbstractTableModel, QModelIndex, QSortFilterProxyModel, Qt
-from qtpy.QtGui import QColor
-from qtpy.QtWidgets import QAbstractItemView, QTableView
+from qtpy.QtGui import QColor, QPixmap
+from qtpy.QtWidgets import QAbstractItemView, QHeaderView, QTableView
 
 from napari_inspection.desk import COLOURS, Desk
 
@@ -81,7 +82,7 @@ class Findings(QAbstractTableModel):
         """Return a column's title, or what it means."""
         if orientation == Qt.Orientation.Horizontal:
             if role == Qt.ItemDataRole.DisplayRole:
-                unit = f" {self.desk.case.image.geometry.unit}" if self.desk is not None and section > 4 else ""
+                unit = f"\n{self.desk.case.image.geometry.unit}" if self.desk is not None and section > 4 else ""
                 return self.COLUMNS[section] + unit
             if role == Qt.ItemDataRole.ToolTipRole:
                 return self.TIPS[section]
@@ -98,8 +99,8 @@ class Findings(QAbstractTableModel):
             return self._words(desk, number, column)
         if role == SORT:
             return self._value(desk, number, column)
-        if role == Qt.ItemDataRole.ForegroundRole and column == 2 and mark.status != "rejected":
-            return QColor(COLOURS[mark.status])
+        if role == Qt.ItemDataRole.DecorationRole and column == 2 and mark.status != "rejected":
+            return _swatch(COLOURS[mark.status])  # coloured words cannot be read in a light theme
         if role == Qt.ItemDataRole.ToolTipRole:
             return self.tip(desk, number)
         if role == Qt.ItemDataRole.TextAlignmentRole and column not in (1, 2):
@@ -148,6 +149,14 @@ class Findings(QAbstractTableModel):
         self._row = {n: k for k, n in enumerate(self.numbers)}
 
 
+@cache
+def _swatch(colour: str) -> QPixmap:
+    """Return a small square of a colour."""
+    made = QPixmap(8, 8)
+    made.fill(QColor(colour))
+    return made
+
+
 class Filtered(QSortFilterProxyModel):
     """The findings that pass the filter."""
 
@@ -181,11 +190,12 @@ class FindingsTable(QTableView):
         self.setSelectionBehavior(QAbstractItemView.SelectionBehavior.SelectRows)
         self.setSelectionMode(QAbstractItemView.SelectionMode.ExtendedSelection)
         self.setAccessibleName("Findings")
+        self.setToolTip("The most doubtful first; click to look at one, select several with Ctrl")
         self.verticalHeader().hide()
         self.verticalHeader().setDefaultSectionSize(24)
-        for column, width in enumerate((28, 52, 68, 50, 62, 52, 52)):
+        for column, width in enumerate((30, 52, 80, 48, 62, 40, 40)):
             self.horizontalHeader().resizeSection(column, width)
-        self.horizontalHeader().setStretchLastSection(True)
+        self.horizontalHeader().setSectionResizeMode(1, QHeaderView.ResizeMode.Stretch)
 
     def selected(self) -> list[int]:
         """Return the numbers of the selected findings, as they are sorted."""

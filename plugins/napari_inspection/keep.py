@@ -32,6 +32,7 @@ class Predicted:
     classes: tuple[str, ...]
     folder: Path
     seconds: float
+    task: str
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,7 +56,7 @@ class Unfinished:
     model: str
 
 
-def predicted(case: Case, listing: Listing | None, model: Path, device: str) -> Predicted:
+def predicted(case: Case, listing: Listing | None, model: Path | str, place: engines.Place) -> Predicted:
     """Load a model, predict on a case, and keep the result.
 
     Where the model takes several sequences, those of the study that the case is part of are put together, and the case
@@ -66,22 +67,18 @@ def predicted(case: Case, listing: Listing | None, model: Path, device: str) -> 
     InspectionError
         As for `inspection_core.infer.predict`.
     """
-    from inspection_core.infer import predict
-    from inspection_core.prepare import name_channels
-
-    loaded = engines.engine(device).load(model)
-    card = loaded.card
+    card = engines.engine(place).card(model)
     if case.image.ndim == 3 and len(card.channels) > 1 and len(case.image.channels) != len(card.channels):
         case = _study_of(case, listing, card.channels)
     began = time.perf_counter()
-    prediction = predict(name_channels(case.image, card.channels), loaded)
+    prediction = engines.run(case.image, model, place)
     seconds = time.perf_counter() - began
     folder = folder_of(case, prediction)
     from inspection_core.io.review_store import write_prediction_archive
 
     write_prediction_archive(folder, prediction, card.classes)
     write_text(folder / CARD_NAME, card.to_toml())
-    return Predicted(case, prediction, card.classes, folder, seconds)
+    return Predicted(case, prediction, card.classes, folder, seconds, card.task)
 
 
 def opened(result: Predicted, reviewer: str) -> Opened:

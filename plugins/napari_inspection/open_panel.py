@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,7 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
-from napari_inspection import files
+from napari_inspection import engines, files
 from napari_inspection.session import Session
 from napari_inspection.thumbnails import Thumbnails
 from napari_inspection.widgets import button, row, text
@@ -25,6 +26,7 @@ from napari_inspection.widgets import button, row, text
 if TYPE_CHECKING:
     from inspection_core.inputs import Input, Listing
     from inspection_core.io.store import Row
+    from napari_inspection.keep import Predicted
 
 EMPTY = (
     "Drop a scan, a DICOM folder, a zip, an image or a folder of images here, or choose one. "
@@ -46,7 +48,7 @@ class Inputs(QAbstractTableModel):
         self.refused: list[tuple[str, str]] = []
         self.results: dict[int, Row] = {}
         self.corrected: set[int] = set()
-        self.wording: dict[str, str] = {}
+        self.wording: Mapping[str, str] = {}
         self.pictures = Thumbnails(SIDE)
         self.pictures.ready.connect(self._on_picture)
 
@@ -118,7 +120,8 @@ class Inputs(QAbstractTableModel):
             return ("", Path(label).name, "refused", "", reason)[column]
         item, result = self.items[at], self.results.get(at)
         if column == 1:
-            return files.title(item)
+            place = files.where(item)
+            return f"{files.title(item)}\n{place}" if place else files.title(item)
         if column == 2 and result is not None:
             word = self.wording.get(result.verdict or "", result.verdict or "failed")
             return f"{word}, corrected" if at in self.corrected else word
@@ -172,14 +175,21 @@ class OpenPanel(QWidget):
             header.resizeSection(column, width)
         header.setSectionResizeMode(4, QHeaderView.ResizeMode.Stretch)
         self.table.setAccessibleName("What was found")
+        self.table.setToolTip("Double click or Enter shows a row; a click on a title sorts")
         self.table.doubleClicked.connect(lambda index: self.open_row(index.row()))
         self.table.activated.connect(lambda index: self.open_row(index.row()))
 
         self.hint = text(EMPTY)
+        self.hint.setObjectName("drop-here")
+        self.hint.setAlignment(Qt.AlignmentFlag.AlignCenter)
+        self.hint.setMinimumHeight(140)
+        self.hint.setStyleSheet("#drop-here { border: 1px dashed gray; border-radius: 6px; padding: 12px; }")
         self.filter = QComboBox()
-        self.filter.addItems(FILTERS)
+        for name in FILTERS:
+            self.filter.addItem(name, name)
         self.filter.setToolTip("Show only some of the list")
-        self.filter.currentTextChanged.connect(self._filter)
+        self.filter.setAccessibleName("Filter of the list")
+        self.filter.currentIndexChanged.connect(lambda *_: self._filter())
         self.keep = QCheckBox("Keep open layers")
         self.keep.setToolTip("Leave the case before in the layer list when another one is opened")
         self.keep.toggled.connect(lambda on: setattr(session, "keep_layers", on))
@@ -200,17 +210,19 @@ class OpenPanel(QWidget):
             )
         )
         layout.addWidget(self.hint)
-        layout.addWidget(self.table, 1)
-        layout.addLayout(
-            row(
-                self.open,
-                button("Previous", "Show the row above", lambda: self.step(-1), key="Page Up"),
-                button("Next", "Show the row below", lambda: self.step(1), key="Page Down"),
-                1,
-                self.filter,
-            )
+        layout.addWidget(self.table, 100)  # nearly all of the height, where it is shown
+        self.going = QWidget()
+        steps = row(
+            self.open,
+            button("Previous", "Show the row above", lambda: self.step(-1), key="Page Up"),
+            button("Next", "Show the row below", lambda: self.step(1), key="Page Down"),
+            1,
+            self.filter,
         )
+        self.going.setLayout(steps)
+        layout.addWidget(self.going)
         layout.addWidget(self.count)
+        layout.addStretch(1)
         layout.addLayout(row(self.keep, 1, self.default))
         session.listed.connect(self._on_listing)
         session.ran.connect(self._on_result)
@@ -258,22 +270,22 @@ class OpenPanel(QWidget):
             return None
         return next((k for k, item in enumerate(self.model.items) if item is case.item), None)
 
-    def put_result(self, at: int, result: Row, wording: dict[str, str]) -> None:
+    def put_result(self, at: int, result: Row, wording: Mapping[str, str]) -> None:
         """Show the result of an input in the list."""
-        self.model.wording = wording
+        self._speak(wording)
         self.model.put(at, result)
         self._show_counts()
 
     def _on_listing(self, listing: Listing) -> None:
         self.model.fill(listing)
-        pictures = bool(listing.inputs) and all(i.kind == "picture" for i in listing.inputs)
-        self.table.setColumnHidden(0, not any(i.kind == "picture" for i in listing.inputs))
-        for column in (2, 3):
-            self.table.setColumnHidden(column, not pictures and not self.model.refused)
-        self.table.verticalHeader().setDefaultSectionSize(SIDE + 6 if pictures else 44)
+        self.table.setColumnHidden(0, not listing.inputs)
+        several = len(listing.inputs) > 1
+        self.table.setColumnHidden(2, not several and not self.model.refused)
+        self.table.setColumnHidden(3, not several)
         self._show_counts()
 
-    def _on_result(self, case: Any, prediction: Any) -> None:
+    def _on_result(self, ran: Predicted) -> None:
+        case, prediction = ran.case, ran.prediction
         at = next((k for k, item in enumerate(self.model.items) if item is case.item), None)
         if at is None:
             return
@@ -285,16 +297,17 @@ class OpenPanel(QWidget):
             files.title(case.item), "", "done", prediction.image_score, prediction.p_value, prediction.verdict,
             len(prediction.findings),
         )  # fmt: skip
-        self.put_result(at, result, self.model.wording)
+        self.put_result(at, result, engines.wording(ran.task))
 
-    def _on_screened(self, rows: dict[str, Row]) -> None:
+    def _on_screened(self, rows: dict[str, Row], wording: Mapping[str, str]) -> None:
         """Show the results of a screening."""
         self.table.setColumnHidden(2, False)
         self.table.setColumnHidden(3, False)
-        places = {item.files[0].absolute().as_posix(): at for at, item in enumerate(self.model.items)}
-        for path, result in rows.items():
-            if path in places:
-                self.model.results[places[path]] = result
+        self._speak(wording)
+        places = {Path(item.label).absolute().as_posix(): at for at, item in enumerate(self.model.items)}
+        for label, result in rows.items():
+            if label in places:
+                self.model.results[places[label]] = result
         self.model.show_results()
         self._show_counts()
 
@@ -304,8 +317,14 @@ class OpenPanel(QWidget):
             self.model.mark_corrected(at)
             self._show_counts()
 
-    def _filter(self, name: str) -> None:
-        self.rows.want(name)
+    def _speak(self, wording: Mapping[str, str]) -> None:
+        """Call verdicts what the trade calls them, in the list and in the filter."""
+        self.model.wording = wording
+        for at, name in enumerate(FILTERS):
+            self.filter.setItemText(at, wording.get(name, name))
+
+    def _filter(self) -> None:
+        self.rows.want(self.filter.currentData())
         self._show_counts()
 
     def _claim(self) -> None:
@@ -316,7 +335,7 @@ class OpenPanel(QWidget):
         items = self.model.items
         self.hint.setVisible(not items and not self.model.refused)
         self.table.setVisible(bool(items or self.model.refused))
-        self.open.setEnabled(bool(items))
+        self.going.setVisible(bool(items or self.model.refused))
         words = f"{self.rows.rowCount()} of {self.model.rowCount()} shown" if items else ""
         done = [r.verdict for r in self.model.results.values()]
         if done:

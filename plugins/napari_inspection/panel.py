@@ -8,7 +8,7 @@ from typing import Any
 import napari
 import qtpy
 from qtpy.QtCore import QEvent, Qt
-from qtpy.QtGui import QDragEnterEvent, QDropEvent
+from qtpy.QtGui import QDragEnterEvent, QDropEvent, QKeySequence, QShortcut
 from qtpy.QtWidgets import QLabel, QProgressBar, QScrollArea, QTabWidget, QVBoxLayout, QWidget
 
 from napari_inspection import docking, engines, layers
@@ -18,8 +18,10 @@ from napari_inspection.review_panel import ReviewPanel
 from napari_inspection.run_panel import RunPanel
 from napari_inspection.session import Session
 from napari_inspection.view_panel import ViewPanel
-from napari_inspection.widgets import MessageBar, button, qt_trouble, row, text
+from napari_inspection.widgets import MessageBar, button, order_tabs, qt_trouble, row, text
 
+MOVING = ("PageDown", "PageUp", "Shift-Up", "Shift-Down")
+"""Keys that a table or a list needs for itself where it has the focus; in the picture they are the panel's."""
 IDLE = "Research use only, not for diagnosis."
 
 
@@ -59,13 +61,14 @@ class InspectionPanel(QWidget):
             ("Correct", "Change outlines", self.edit),
             ("View", "Windows, directions, distances", self.view),
         ):
+            order_tabs(widget)
             index = self.tabs.addTab(_scrolling(widget), name)
             self.tabs.setTabToolTip(index, tip)
         self.what = QLabel()
         self.bar = QProgressBar()
         self.bar.setTextVisible(False)
         self.bar.setMaximumHeight(10)
-        self.stop = button("Cancel", "Stop what is running; nothing is changed", self.session.cancel, key="Escape")
+        self.stop = button("Cancel", "Stop what is running", self.session.cancel, key="Shift+Escape")
         self.progress = QWidget()
         lines = QVBoxLayout(self.progress)
         lines.setContentsMargins(0, 0, 0, 0)
@@ -85,6 +88,8 @@ class InspectionPanel(QWidget):
         self.session.working.connect(self._show_progress)
         self.session.reviewing.connect(self._on_result)
         self.session.opened.connect(self._on_case)
+        self.shortcuts: dict[str, QShortcut] = {}
+        """The same keys where the focus is in the panel: its table would take letters for a search."""
         self._bind_keys()
         viewer.layers.events.inserted.connect(self._on_layers)
         if trouble := qt_trouble(qtpy.API_NAME, qtpy.PYSIDE_VERSION, sys.version_info[:2]):
@@ -165,17 +170,25 @@ class InspectionPanel(QWidget):
         keys = {
             **self.review.keys(),
             **self.edit.keys(),
-            "Shift-M": self.view.measure,
+            **self.view.keys(),
             "Control-Enter": self.running.start,
             "Control-Z": self.review.undo,
             "Control-Shift-Z": self.review.redo,
-            "Escape": self.session.cancel,
+            "Shift-Escape": self.session.cancel,
             "PageDown": lambda: self.opening.step(1),
             "PageUp": lambda: self.opening.step(-1),
         }
         for key, function in keys.items():
             self.viewer.bind_key(key, lambda _, f=function: f(), overwrite=True)
+            if key in MOVING:
+                continue
+            named = key.replace("Control", "Ctrl").replace("Enter", "Return").replace("-", "+")
+            short = QShortcut(QKeySequence(named), self)
+            short.setContext(Qt.ShortcutContext.WidgetWithChildrenShortcut)
+            short.activated.connect(function)
+            self.shortcuts[key] = short
         self._keys = tuple(keys)
+        self.view.panel_keys = keys
 
 
 def _scrolling(widget: QWidget) -> QScrollArea:

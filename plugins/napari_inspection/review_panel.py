@@ -31,29 +31,34 @@ class ReviewPanel(Undoing, QWidget):
         self.filter = QComboBox()
         self.filter.addItems(FILTERS)
         self.filter.setToolTip("Show only findings of one state")
+        self.filter.setAccessibleName("Findings of one state")
         self.classes = QComboBox()
         self.classes.setToolTip("Show only findings of one class")
+        self.classes.setAccessibleName("Findings of one class")
         self.classes.addItem(ALL)
         self.count = text(small=True)
         self.label = QComboBox()
         self.label.setToolTip("Class to give to the selected findings, and to new ones")
         self.label.setEditable(True)
+        self.label.setAccessibleName("Class to give")
         self.go_on = QCheckBox("go on")
         self.go_on.setToolTip("After Accept and Reject, jump to the most doubtful finding that is left")
         self.go_on.setChecked(True)
         self.colours = QComboBox()
         self.colours.addItems(["status", "class", "finding"])
         self.colours.setToolTip("What colours mean")
+        self.colours.setAccessibleName("Colour by")
         self.filled = QCheckBox("filled")
         self.filled.setToolTip("Fill findings with colour in place of their outlines")
         self.reviewer = QLineEdit(store.user())
         self.reviewer.setToolTip("Your name in the audit trail; each reviewer's corrections are kept apart")
+        self.reviewer.setAccessibleName("Reviewer")
         self.reviewer.editingFinished.connect(self._on_reviewer)
 
         self.buttons = {
             "Accept": button("Accept", "The finding is right", lambda: self.judge("accept"), key="A"),
             "Reject": button("Reject", "It is none; results leave it out", lambda: self.judge("reject"), key="R"),
-            "Reopen": button("Reopen", "Neither yet", lambda: self.judge("reopen"), key="O"),
+            "Reopen": button("Reopen", "Neither yet", lambda: self.judge("reopen"), key="U"),
             "Next uncertain": button("Next uncertain", "Jump to the most doubtful one left", self.next, key="N"),
             "Merge": button("Merge", "Make one finding of those selected", self.merge, key="G"),
             "Split": button("Split", "Cut the finding at its waist, or into its parts", self.split, key="T"),
@@ -86,13 +91,14 @@ class ReviewPanel(Undoing, QWidget):
         )
         self.trail_button = button("Audit trail …", "Write every correction as CSV or JSON", self.ask_trail)
         self.other = QComboBox()
+        self.other.setAccessibleName("Compare with")
         self.other.setToolTip("The model's result, another reviewer, or a mask such as ground truth")
         self.compare_button = button(
             "Compare", "Measure how far both agree, and colour where they differ", self.compare
         )
         ending.addLayout(row(QLabel("Reviewer"), self.reviewer))
         ending.addLayout(row(self.save_button, self.trail_button, 1))
-        ending.addLayout(row(QLabel("with"), self.other, self.compare_button, 1))
+        ending.addLayout(row(QLabel("Compare with"), self.other, self.compare_button, 1))
         layout.addWidget(self.ending)
 
         self.table.selectionModel().selectionChanged.connect(lambda *_: self._on_selection())
@@ -111,7 +117,7 @@ class ReviewPanel(Undoing, QWidget):
         return {
             "A": lambda: self.judge("accept"),
             "R": lambda: self.judge("reject"),
-            "O": lambda: self.judge("reopen"),
+            "U": lambda: self.judge("reopen"),
             "N": self.next,
             "G": self.merge,
             "T": self.split,
@@ -229,7 +235,7 @@ class ReviewPanel(Undoing, QWidget):
         """Measure the correction against what is chosen, and show where they differ."""
         choice = self.other.currentText()
         if choice == comparing.FILE:
-            name, _ = QFileDialog.getOpenFileName(self, "A mask on the same grid")
+            name, _ = QFileDialog.getOpenFileName(self, "A mask on the same grid, or a DICOM SEG or RTSTRUCT")
             if name:
                 self.compare_with(name)
         elif choice:
@@ -269,7 +275,8 @@ class ReviewPanel(Undoing, QWidget):
             desk.label = self.label.currentText() or None
             others = [name for name in desk.store.reviewers() if name != desk.reviewer]
             self.other.clear()
-            self.other.addItems([comparing.MODEL, *others, comparing.FILE])
+            truth = [comparing.TRUTH] if comparing.truth_of(desk.case) is not None else []
+            self.other.addItems([*truth, comparing.MODEL, *others, comparing.FILE])
             self._recolour(self.colours.currentText())
             self._fill(self.filled.isChecked())
             if some:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from qtpy.QtWidgets import QComboBox, QLabel, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QSizePolicy, QVBoxLayout, QWidget
 
 from napari_inspection import engines
 from napari_inspection.industrial.fit_panel import FitPanel
 from napari_inspection.model_picker import ModelPicker
+from napari_inspection.screen_panel import ScreenPanel
 from napari_inspection.session import Session
 from napari_inspection.widgets import button, row, text
 
@@ -19,20 +20,18 @@ class RunPanel(QWidget):
     def __init__(self, session: Session) -> None:
         super().__init__()
         self.session = session
-        self.picker = ModelPicker()
-        self.device = QComboBox()
-        self.device.addItems(["auto", "cpu", "cuda", "mps"])
-        self.device.setToolTip("Where to compute; auto takes a GPU where there is one")
-        self.device.setAccessibleName("Device")
+        self.picker = ModelPicker(session)
         self.expect = text(small=True)
         self.run = button("Run", "Run the model on what is open", self.start, key="Ctrl+Return")
         self.run.setStyleSheet("font-weight: bold; padding: 6px 18px;")
-        self.fit = FitPanel(session, self.picker)
+        self.screening = ScreenPanel(session, self.picker)
+        self.run.setSizePolicy(QSizePolicy.Policy.Maximum, QSizePolicy.Policy.Fixed)
+        self.fit = FitPanel(session, self.screening)
         layout = QVBoxLayout(self)
         layout.setContentsMargins(4, 6, 4, 4)
         layout.addWidget(self.picker)
-        layout.addLayout(row(QLabel("Device"), self.device, 1, self.run))
-        layout.addWidget(self.expect)
+        layout.addLayout(row(self.expect, self.run))
+        layout.addWidget(self.screening)
         layout.addWidget(self.fit)
         layout.addStretch(1)
         self.picker.chosen.connect(lambda *_: self._show())
@@ -43,11 +42,11 @@ class RunPanel(QWidget):
 
     def start(self) -> None:
         """Run the chosen model on the current case."""
-        folder = self.picker.folder
-        if folder is None:
+        model = self.picker.model
+        if model is None:
             self.session.say("error", "There is no model to run. Add the folder of one, or fit one below.")
             return
-        self.session.run(folder, self.device.currentText())
+        self.session.run(model, self.picker.place)
 
     def _on_case(self, _: Any) -> None:
         """Look for models again: a sample may have brought one; and choose one that fits."""
@@ -64,7 +63,7 @@ class RunPanel(QWidget):
         elif case is None:
             self.expect.setText("Open something to run it on.")
         else:
-            self.expect.setText(engines.expectation(card, case.image.array[0].size))
+            self.expect.setText(engines.expectation(card, case.image.array[0].size, self.picker.place))
         self.run.setEnabled(card is not None and not wrong)
 
     def _on_work(self, name: str, *_: Any) -> None:

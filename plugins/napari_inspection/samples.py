@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import napari
 import numpy as np
 
 from napari_inspection import store
-from napari_inspection.docking import open_panel
-from napari_inspection.files import NO_LAYERS, list_paths
+from napari_inspection.docking import open_panel, panel_of
+from napari_inspection.files import list_paths, open_case
 from napari_inspection.layers import LayerData, image_layers, make_case
+
+if TYPE_CHECKING:
+    from inspection_core.inputs import Listing
 
 SEED = "phantom 1"
 CELLS = {"train/good": 40, "test/good": 12, "test/defect": 12}
@@ -25,6 +28,9 @@ def phantom() -> list[LayerData]:
     from inspection_core.phantom_ct import make_phantom
 
     model_of_phantom()
+    panel = panel_of(napari.current_viewer())
+    if panel is not None:
+        panel.session.leave()
     return image_layers(make_case(Opened(make_phantom().image), "synthetic phantom"))
 
 
@@ -55,24 +61,20 @@ def cells() -> list[Any]:
 
     all_cells()  # says at once where they are missing
     viewer = napari.current_viewer()
+    folder = _copy_cells()
     if viewer is None:
         from napari_inspection.files import read
 
-        return read(str(_copy_cells() / "test"))
+        return read(str(folder / "test"))
     panel = open_panel(viewer)
+    layers = _first(viewer, list_paths([folder / "test"]))
 
-    def work() -> tuple[Path, Any]:
-        folder = _copy_cells()
-        return _model_of_cells(folder), list_paths([folder / "test"])
-
-    def done(result: tuple[Path, Any]) -> None:
-        model, listing = result
+    def done(model: Path) -> None:
         panel.running.picker.refresh(prefer=model.resolve())
-        panel.session.show_listing(listing)
-        panel.running.fit.screen()
+        panel.running.screening.screen()
 
-    panel.session.start("Fitting to the good cells", work, done)
-    return NO_LAYERS
+    panel.session.start("Fitting to the good cells", lambda: _model_of_cells(folder), done)
+    return layers
 
 
 def _copy_cells() -> Path:
@@ -123,5 +125,13 @@ def _open(folder: Path) -> list[Any]:
         from napari_inspection.files import read
 
         return read(str(folder))
-    open_panel(viewer).session.list([folder])
-    return NO_LAYERS
+    return _first(viewer, list_paths([folder]))
+
+
+def _first(viewer: Any, listing: Listing) -> list[LayerData]:
+    """List what there is in the panel, and return the first of it as layers: napari takes no sample without one."""
+    session = open_panel(viewer).session
+    case = open_case(listing.inputs[0])
+    session.leave()
+    session.show_listing(listing, open_alone=False)
+    return image_layers(case)

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from inspection_core.inputs import Input, Listing
 
 
+CANCELLED = "Cancelled. Nothing was changed."
+
+
 class Session(QObject):
     """The state of one viewer.
 
@@ -48,15 +51,16 @@ class Session(QObject):
     """One line, and ``[(button, function), ...]`` to choose from."""
     working = Signal(str, int, int, object)
     """What is being done, steps done, their total, seconds left; an empty name when it ended."""
-    ran = Signal(object, object)
-    """A case and its prediction."""
-    screened = Signal(object)
-    """Results of a screening, also while it runs: rows by the whole path of their image."""
+    ran = Signal(object)
+    """A model was run: what it said, as `keep.Predicted`."""
+    screened = Signal(object, object)
+    """Results of a screening, also while it runs: rows by the label of their input; and what verdicts are called."""
 
     def __init__(self, viewer: Any) -> None:
         super().__init__()
         self.viewer = viewer
         self.listing: Listing | None = None
+        self.channels: tuple[str, ...] = ()
         self.case: Case | None = None
         self.desk: Desk | None = None
         self.job: Job | None = None
@@ -68,7 +72,7 @@ class Session(QObject):
 
     def list(self, paths: Sequence[Path]) -> None:
         """Look what is under paths; one input alone is opened at once."""
-        wanted = [Path(p) for p in paths]
+        wanted = [Path(p).absolute() for p in paths]
 
         def done(listing: Listing) -> None:
             if not listing.inputs:
@@ -77,20 +81,31 @@ class Session(QObject):
 
         self._start("Looking", lambda: files.list_paths(wanted), done)
 
-    def show_listing(self, listing: Listing) -> None:
-        """Take a listing as what there is to choose from."""
-        self.listing = listing
+    def show_listing(self, listing: Listing, channels: Sequence[str] = (), *, open_alone: bool = True) -> None:
+        """Take a listing as what there is to choose from.
+
+        Parameters
+        ----------
+        listing
+            What was found.
+        channels
+            Of the model that studies of several sequences were put together for.
+        open_alone
+            Open one input alone at once.
+        """
+        self.listing, self.channels = listing, tuple(channels)
         self.listed.emit(listing)
-        if len(listing.inputs) == 1:
+        if open_alone and len(listing.inputs) == 1:
             self.open(listing.inputs[0])
 
     def open(self, item: Input) -> None:
         """Read an input and show it."""
-        self._start(f"Opening {files.title(item)}", lambda: files.open_case(item), self.show)
+        channels = self.channels
+        self._start(f"Opening {files.title(item)}", lambda: files.open_case(item, channels), self.show)
 
     def show(self, case: Case) -> None:
         """Show a case in place of the one before, and say what is odd about it."""
-        self._leave()
+        self.leave()
         self.case = case  # before its layers come, or the panel would take them for somebody else's
         for data, meta, kind in layers.image_layers(case):
             self.viewer.add_layer(_layer(data, meta, kind))
@@ -129,8 +144,8 @@ class Session(QObject):
 
     # Running ---------------------------------------------------------------------------------------------------------
 
-    def run(self, model: Path, device: str = "auto") -> None:
-        """Run a model on the current case."""
+    def run(self, model: Path | str, place: engines.Place = engines.HERE) -> None:
+        """Run a model on the current case: one of this machine by its folder, one of a server by its id."""
         case = self.current_case()
         if case is None:
             self.say("error", "There is nothing to run on. Open a scan or an image first.")
@@ -138,7 +153,7 @@ class Session(QObject):
         listing, me = self.listing, store.user()
 
         def work() -> Any:
-            result = keep.predicted(case, listing, model, device)
+            result = keep.predicted(case, listing, model, place)
             already = keep.corrections_in(result.folder, me)
             return result, already, keep.opened(result, me)
 
@@ -146,8 +161,9 @@ class Session(QObject):
             result, already, opened = what
             if result.case is not self.case:
                 self.show(result.case) if result.case is not case else self.take(result.case)
-            engines.remember_speed(result.prediction.model_id, result.seconds, result.prediction.score.size)
-            self.ran.emit(result.case, result.prediction)
+            voxels = result.prediction.score.size
+            engines.remember_speed(result.prediction.model_id, result.seconds, voxels, place)
+            self.ran.emit(result)
             self._sit_down(opened)
             if already:
                 self.offered.emit(
@@ -155,7 +171,7 @@ class Session(QObject):
                     [("Begin anew", self.begin_anew)],
                 )
 
-        self._start(f"Running {model.name}", work, done)
+        self._start(f"Running {Path(model).name}", work, done)
 
     def resume(self, folder: Path, reviewer: str) -> None:
         """Go on with a review that is kept, without running the model again."""
@@ -225,13 +241,22 @@ class Session(QObject):
 
     # Inside ----------------------------------------------------------------------------------------------------------
 
+    @property
+    def idle(self) -> bool:
+        """Whether nothing runs."""
+        return self.job is None or self.job.finished
+
+    def say_busy(self) -> None:
+        """Tell the user that one thing runs at a time."""
+        self.say("error", "Something else is still running. Wait for it, or cancel it first.")
+
     def say(self, kind: str, line: str) -> None:
         """Tell the user one line; an empty one clears the last."""
         self.said.emit(kind, line)
 
-    def _start(self, name: str, work: Any, done: Any) -> None:
-        if self.job is not None and not self.job.finished:
-            self.say("error", "Something else is still running. Wait for it, or cancel it first.")
+    def _start(self, name: str, work: Any, done: Any, cancelled: str = CANCELLED) -> None:
+        if not self.idle:
+            self.say_busy()
             return
 
         def finish(result: Any) -> None:
@@ -247,7 +272,7 @@ class Session(QObject):
             if self._closed:
                 return
             self.working.emit("", 0, 0, None)
-            self.say("error" if line else "info", line or "Cancelled. Nothing was changed.")
+            self.say("error" if line else "info", line or cancelled)
 
         def progress(steps: int, total: int, left: float | None) -> None:
             if self._closed:
@@ -258,9 +283,19 @@ class Session(QObject):
         self.working.emit(name, 0, 0, None)
         self.job = Job(work, finish, fail, progress).start()
 
-    def start(self, name: str, work: Any, done: Any) -> None:
-        """Do something off the main thread, and its end in it; one thing at a time."""
-        self._start(name, work, done)
+    def start(self, name: str, work: Any, done: Any, cancelled: str = CANCELLED) -> None:
+        """Do something off the main thread, and its end in it; one thing at a time.
+
+        Parameters
+        ----------
+        name
+            What the user reads while it runs.
+        work, done
+            As for `napari_inspection.worker.Job`.
+        cancelled
+            What the user reads where it was cancelled.
+        """
+        self._start(name, work, done, cancelled)
 
     def _clear_results(self) -> None:
         if self.desk is not None:
@@ -269,11 +304,13 @@ class Session(QObject):
             self.desk = None
             self.reviewing.emit(None)
 
-    def _leave(self) -> None:
+    def leave(self) -> None:
+        """Take the case and its results away, before another one is shown."""
         self._clear_results()
         if self.case is not None and not self.keep_layers:
-            for layer in [ly for ly in self.viewer.layers if ly.metadata.get(layers.KEY) is self.case]:
-                self.viewer.layers.remove(layer)
+            with self.viewer.layers.batched_update():
+                for layer in [ly for ly in self.viewer.layers if ly.metadata.get(layers.KEY) is self.case]:
+                    self.viewer.layers.remove(layer)
         self.case = None
 
     def close(self) -> None:

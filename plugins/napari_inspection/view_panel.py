@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from qtpy.QtWidgets import QComboBox, QDoubleSpinBox, QGroupBox, QLabel, QVBoxLayout, QWidget
 
 from napari_inspection import layers
-from napari_inspection.medical import orientation, windows
+from napari_inspection.medical import linked, orientation, windows
 from napari_inspection.session import Session
 from napari_inspection.widgets import button, row, text
 
@@ -23,19 +24,23 @@ class ViewPanel(QWidget):
         super().__init__()
         self.session = session
         self.letters = orientation.Letters(session.viewer)
+        self.panel_keys: dict[str, Callable[[], object]] = {}
+        """Of the whole panel, for views that are added."""
         self.preset = QComboBox()
+        self.preset.setAccessibleName("Window preset")
         self.preset.setToolTip("Which values become black and white; presets are for CT")
-        self.centre, self.width = QDoubleSpinBox(), QDoubleSpinBox()
-        for box, tip in ((self.centre, "Middle of the window"), (self.width, "Width of the window")):
+        self.window_centre, self.window_width = QDoubleSpinBox(), QDoubleSpinBox()
+        for box, tip in ((self.window_centre, "Middle of the window"), (self.window_width, "Width of the window")):
             box.setRange(-1e6, 1e6)
             box.setDecimals(1)
             box.setToolTip(tip)
+            box.setAccessibleName(tip)
             box.valueChanged.connect(lambda *_: self._apply())
-        self.width.setMinimum(0.1)
+        self.window_width.setMinimum(0.1)
         window = QGroupBox("Window")
         inside = QVBoxLayout(window)
         inside.addLayout(row(self.preset, 1))
-        inside.addLayout(row(QLabel("centre"), self.centre, QLabel("width"), self.width, 1))
+        inside.addLayout(row(QLabel("centre"), self.window_centre, QLabel("width"), self.window_width, 1))
         inside.addWidget(text("Drag with the right mouse button: up and down is the centre, left and right the width.",
                               small=True))  # fmt: skip
         self.views = QGroupBox("Direction")
@@ -43,8 +48,22 @@ class ViewPanel(QWidget):
             button(name, f"Look along the patient: {name.lower()}", lambda n=name: self.look(n))
             for name in orientation.VIEWS
         ]
+        self.linked: linked.LinkedViews | None = None
+        self._dock: Any = None
+        self.link = button(
+            "Linked views", "Show the two other directions below, with a crosshair in all three", self.toggle_linked,
+            key="Shift+X",
+        )  # fmt: skip
+        self.link.setCheckable(True)
         lines = QVBoxLayout(self.views)
         lines.addLayout(row(*buttons, 1))
+        lines.addLayout(row(self.link, 1))
+        lines.addWidget(
+            text(
+                "Linked: a click puts the crosshair there, Shift and drag moves it, H takes it to the mouse.",
+                small=True,
+            )
+        )
         self.place = text(small=True)
         lines.addWidget(self.place)
         ruler = QGroupBox("Distance")
@@ -63,6 +82,42 @@ class ViewPanel(QWidget):
         viewer.mouse_drag_callbacks.append(self._drag)
         viewer.cursor.events.position.connect(self._where)
         self._on_case(None)
+
+    def keys(self) -> dict[str, Callable[[], object]]:
+        """Return what each key does."""
+        return {"Shift-M": self.measure, "Shift-X": self.toggle_linked, "H": self.to_mouse}
+
+    def toggle_linked(self) -> None:
+        """Show the other two directions too, or no longer."""
+        if self.linked is not None:
+            self._close_linked()
+        elif self.session.case is None or self.session.case.frame.geometry.ndim != 3:
+            self.session.say("error", "Linked views are for volumes. Open a scan first.")
+        else:
+            viewer = self.session.viewer
+            self.linked = linked.LinkedViews(self.session, self.panel_keys)
+            self._dock = viewer.window.add_dock_widget(self.linked, name=linked.NAME, area="bottom")
+            self._dock.visibilityChanged.connect(self._on_dock)
+        self.link.setChecked(self.linked is not None)
+
+    def to_mouse(self) -> None:
+        """Put the crosshair where the mouse is."""
+        if self.linked is not None:
+            self.linked.to_mouse()
+
+    def _on_dock(self, shown: bool) -> None:
+        """Let go when the dock's own button closed it; a tab in front of it, or a minimised window, is no closing."""
+        if not shown and self._dock is not None and self._dock.isHidden():
+            self._close_linked()
+
+    def _close_linked(self) -> None:
+        view, dock, self.linked, self._dock = self.linked, self._dock, None, None
+        if view is None:
+            return
+        dock.visibilityChanged.disconnect(self._on_dock)
+        view.release()
+        self.session.viewer.window.remove_dock_widget(dock)
+        self.link.setChecked(False)
 
     def look(self, view: str) -> None:
         """Show the volume from another side."""
@@ -89,7 +144,7 @@ class ViewPanel(QWidget):
             low_end, high_end = layer.contrast_limits_range
             layer.contrast_limits_range = (min(low, low_end), max(high, high_end))
             layer.contrast_limits = (low, high)
-        for box, value in ((self.centre, (low + high) / 2), (self.width, high - low)):
+        for box, value in ((self.window_centre, (low + high) / 2), (self.window_width, high - low)):
             box.blockSignals(True)
             box.setValue(value)
             box.blockSignals(False)
@@ -134,7 +189,7 @@ class ViewPanel(QWidget):
         ]
 
     def _apply(self) -> None:
-        self.set_window(*windows.limits(self.centre.value(), self.width.value()))
+        self.set_window(*windows.limits(self.window_centre.value(), self.window_width.value()))
 
     def _on_case(self, case: Any) -> None:
         self.letters.show(case)
@@ -144,6 +199,8 @@ class ViewPanel(QWidget):
         own = [OWN] if case is not None and layers.own_window(case) is not None else []
         self.preset.addItems([*own, FULL, *(windows.PRESETS if ct else ())])
         self.views.setEnabled(case is not None and case.frame.geometry.ndim == 3)
+        if self.linked is not None and case is not None:
+            self.linked.follow()
         images = self._images() if case is not None else []
         if images:
             self.set_window(*(float(v) for v in images[0].contrast_limits))
@@ -151,6 +208,7 @@ class ViewPanel(QWidget):
 
     def release(self) -> None:
         """Let go of the viewer."""
+        self._close_linked()
         viewer = self.session.viewer
         viewer.cursor.events.position.disconnect(self._where)
         if self._drag in viewer.mouse_drag_callbacks:

@@ -2,11 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from qtpy.QtCore import Qt
-from qtpy.QtWidgets import QFrame, QHBoxLayout, QLabel, QPushButton, QSizePolicy, QVBoxLayout, QWidget
+from qtpy.QtWidgets import (
+    QAbstractButton,
+    QAbstractItemView,
+    QAbstractSlider,
+    QAbstractSpinBox,
+    QComboBox,
+    QFrame,
+    QHBoxLayout,
+    QLabel,
+    QLayout,
+    QLineEdit,
+    QPushButton,
+    QSizePolicy,
+    QTextBrowser,
+    QVBoxLayout,
+    QWidget,
+)
 
 if TYPE_CHECKING:
     from napari_inspection.session import Session
@@ -36,6 +53,30 @@ def button(text: str, tip: str, clicked: Callable[[], object], *, key: str = "")
     made.setAccessibleName(text)
     made.clicked.connect(lambda *_: clicked())
     return made
+
+
+CONTROLS = (QAbstractButton, QAbstractItemView, QAbstractSlider, QAbstractSpinBox, QComboBox, QLineEdit, QTextBrowser)
+"""What can be reached with Tab."""
+
+
+def controls(layout: QLayout) -> Iterator[QWidget]:
+    """Yield the controls of a layout in the order in which they are laid out."""
+    for at in range(layout.count()):
+        item = layout.itemAt(at)
+        inner, widget = item.layout(), item.widget()
+        if inner is not None:
+            yield from controls(inner)
+        elif isinstance(widget, CONTROLS):
+            yield widget
+        elif widget is not None and widget.layout() is not None:
+            yield from controls(widget.layout())
+
+
+def order_tabs(page: QWidget) -> None:
+    """Let Tab go through a page as it is read; by itself Qt goes in the order in which controls were made."""
+    found = list(controls(page.layout()))
+    for before, after in pairwise(found):
+        QWidget.setTabOrder(before, after)
 
 
 def row(*widgets: QWidget | int) -> QHBoxLayout:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image as Picture
 
-from inspection_core.cases import find_cases, read_case
+from inspection_core.cases import find_cases, read_case, reference_of
 from inspection_core.errors import ReadError, UsageError
 from inspection_core.geometry import Geometry
 from inspection_core.image import Image
@@ -113,3 +113,24 @@ def test_the_shared_patients_are_found_by_split(shared_data):
         "train": (72, 2551),
         "val": (12, 493),
     }
+
+
+# name: (image, its ground truth)
+REFERENCES = {
+    "a scan": ("images/a.nii.gz", "masks/a.nii.gz"),
+    "of another format": ("images/a.nrrd", "masks/a.nii.gz"),
+    "one of its channels": ("images/a_0001.nii.gz", "labels/a.nii"),
+    "a slice": ("images/p_12.png", "masks/p_12.png"),
+    "MVTec's": ("test/crack/07.png", "ground_truth/crack/07_mask.png"),
+    "a good part": ("test/good/07.png", None),
+    "somewhere else": ("scans/a.nii.gz", None),
+}
+
+
+@pytest.mark.parametrize("name", REFERENCES)
+def test_the_ground_truth_of_one_image(tmp_path, name):
+    image, truth = REFERENCES[name]
+    if truth is not None:
+        (tmp_path / truth).parent.mkdir(parents=True)
+        (tmp_path / truth).touch()
+    assert reference_of(tmp_path / image) == (None if truth is None else tmp_path / truth)

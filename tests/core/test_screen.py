@@ -11,9 +11,12 @@ import pytest
 
 from inspection_core import inspector
 from inspection_core.card import Policy
-from inspection_core.engine import LoadedModel
+from inspection_core.engine import Engine, LoadedModel
 from inspection_core.errors import UsageError
+from inspection_core.geometry import Geometry
+from inspection_core.image import Image
 from inspection_core.io.identity import fingerprint
+from inspection_core.io.nifti import write_nifti
 from inspection_core.io.results import finding_json
 from inspection_core.io.store import RUN_DATABASE
 from inspection_core.pictures import Pictures
@@ -266,6 +269,19 @@ def test_what_the_report_is_told(folder, model, tmp_path):
     page = done.outputs[2].read_text(encoding="utf-8")
     assert "My parts" in page
     assert "a note of mine" in page
+
+
+def test_only_the_scans_that_are_given(tmp_path, band):
+    """Scan files by their paths, beside others that are not wanted; names are relative to the folder."""
+    geometry = Geometry.from_spacing((4, 16, 16), (2.0, 1.0, 1.0))
+    array = np.zeros((1, 4, 16, 16), np.int16)
+    array[0, 1:3, 4:9, 4:9] = 1000
+    for name in ("a/one.nii.gz", "two.nii.gz", "three.nii.gz"):
+        (tmp_path / "scans" / name).parent.mkdir(parents=True, exist_ok=True)
+        write_nifti(tmp_path / "scans" / name, Image(array, geometry, ("CT",)))
+    paths = [tmp_path / "scans" / "a" / "one.nii.gz", tmp_path / "scans" / "two.nii.gz"]
+    done = screen(tmp_path / "scans", Engine("cpu").load(band()), tmp_path / "run", paths=paths)
+    assert [(row.path, row.verdict) for row in done.rows] == [("a/one.nii.gz", "NG"), ("two.nii.gz", "NG")]
 
 
 def test_warnings_of_the_calibration_are_told(folder, model, tmp_path):

@@ -52,7 +52,7 @@ def qapp(napari, qapp):
 def shared(napari, qapp, tmp_path_factory):
     """One viewer with our panel, docked as the Plugins menu does it; making them takes seconds."""
     os.environ["INSPECTION_HOME"] = str(tmp_path_factory.mktemp("first_home"))
-    viewer = napari.Viewer(show=False)
+    viewer = napari.Viewer(show=False)  # see docs/decisions/0044 for why the window is never shown
     viewer.window.resize(1280, 800)
     _, panel = viewer.window.add_plugin_dock_widget("inspection-suite", "Inspection")
     yield viewer, panel
@@ -78,7 +78,7 @@ def panel(shared, home):
         deadline = time.monotonic() + 60
         while not session.job.finished and time.monotonic() < deadline:
             QCoreApplication.processEvents()
-    session._leave()
+    session.leave()
     session.keep_layers = False
     viewer.layers.clear()
     viewer.dims.ndisplay = 2
@@ -87,6 +87,7 @@ def panel(shared, home):
     session.show_listing(Listing())
     session.listing = None
     session.opened.emit(None)
+    panel.opening._speak({})
     panel.opening.filter.setCurrentText("all")
     panel.running.fit.folder.clear()
     panel.messages.say("info", "")

@@ -45,14 +45,14 @@ def test_fit_screen_and_move_the_threshold(panel, until, plant):
 
     panel.session.list([plant / "test"])
     until(lambda: panel.opening.model.rowCount() == 4)
-    fit.screen_button.click()
+    panel.running.screening.screen_button.click()
     until(lambda: panel.session.job.finished, 900_000)
     assert "failed" in panel.messages.label.text()
     results = panel.opening.model.results
     assert len(results) == 4
     worst = max(results, key=lambda k: results[k].score)
     assert panel.opening.model.items[worst].files[0].name == "part23.png"
-    assert fit.report.is_file()
+    assert panel.running.screening.report.is_file()
     assert fit.histogram.isVisibleTo(fit)
 
     counts = []
@@ -82,5 +82,5 @@ def test_verdicts_at_another_rate_follow_by_hand(rate, ng):
 def test_without_a_folder_it_says_so(panel):
     panel.running.fit.fit_button.click()
     assert panel.messages.label.text() == "Choose a folder of good images first."
-    panel.running.fit.screen_button.click()
-    assert panel.messages.label.text() == "Open a folder of images and choose a model first."
+    panel.running.screening.screen_button.click()
+    assert panel.messages.label.text() == "Open a folder of images or scans, and choose a model first."

@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import textwrap
-import time
 
 import numpy as np
 import pytest
@@ -78,7 +77,7 @@ class TestTable:
 
     def test_keys_are_bound_in_the_viewer(self, reviewed):
         bound = {str(key) for key in reviewed.viewer.keymap}
-        assert {"A", "R", "N", "O", "G", "T", "Q", "J", "K", "Ctrl+Z", "Ctrl+Shift+Z"} <= bound
+        assert {"A", "R", "N", "U", "G", "T", "Q", "J", "K", "Ctrl+Z", "Ctrl+Shift+Z"} <= bound
 
     def test_filters(self, reviewed, at):
         desk = at(1)
@@ -109,7 +108,7 @@ class TestTable:
         np.testing.assert_array_equal(numbers(desk), before)
         assert desk.findings[3].size == pytest.approx(desk.origin[3].size)
 
-    def test_a_thousand_findings_do_not_lag(self, panel, until, tmp_path):
+    def test_a_thousand_findings_do_not_lag(self, panel, until, tmp_path, monkeypatch):
         import dataclasses
 
         from inspection_core.findings import find_labelled
@@ -132,12 +131,15 @@ class TestTable:
         kept, review = open_review(tmp_path / "r", "ann", (prediction, ("dot",)))
         panel.session._sit_down(keep.Opened(case, review, kept, tmp_path / "r", "ann"))
         assert panel.review.table.rows.rowCount() == 1089
-        began = time.process_time()
-        for _ in range(5):
-            panel.review.judge("accept")
-        each = (time.process_time() - began) / 5
-        assert each < 0.5, f"{each:.2f} s of computing for one verdict"
+        with monkeypatch.context() as patch:  # a verdict measures nothing again, and tells the table of one row
+            patch.setattr("napari_inspection.desk.find_numbered", None)
+            changed = []
+            panel.review.table.findings.dataChanged.connect(lambda a, b, *_: changed.append(b.row() - a.row() + 1))
+            panel.review.table.findings.modelReset.connect(lambda: changed.append(1089))
+            for _ in range(5):
+                panel.review.judge("accept")
         assert panel.session.desk.left == 1084
+        assert changed == [1] * 5
         assert dataclasses.is_dataclass(prediction)
 
 
@@ -198,21 +200,15 @@ class TestHistory:
             np.testing.assert_array_equal(numbers(desk), regions)
             assert desk.review.marks == marks
 
-    def test_a_stroke_on_a_large_volume_costs_little_more_than_naparis_own(self, reviewed, at):
+    def test_a_stroke_touches_no_more_than_its_box(self, reviewed, at, monkeypatch):
+        """What it costs beside napari's own is measured in benchmarks/viewer_stroke.py."""
         desk = at(1)
-        spent = []
-        real = desk._on_paint
-
-        def timed(event):
-            began = time.process_time()
-            real(event)
-            spent.append(time.process_time() - began)
-
-        desk.labels.events.paint.disconnect(desk._on_paint)
-        desk.labels.events.paint.connect(timed)
-        for k in range(5):
-            desk.labels.paint([10, 20 + k, 20], 1)
-        assert np.median(spent) < 0.02, f"{np.median(spent) * 1000:.0f} ms"
+        with monkeypatch.context() as patch:
+            patch.setattr("napari_inspection.desk.find_numbered", None)  # findings are measured once the hand rests
+            for k in range(3):
+                desk.labels.paint([10, 20 + k, 20], 1)
+        side = desk.labels.brush_size + 1
+        assert all(np.prod(c.after.shape) <= side * side for c in desk.review.corrections)
 
 
 class TestTools:
@@ -319,9 +315,9 @@ class TestKept:
         script = f"""
             import os, signal
             from pathlib import Path
-            from napari_inspection import files, keep
+            from napari_inspection import engines, files, keep
             case = files.open_case(files.list_paths([Path({str(phantom_file)!r})]).inputs[0])
-            result = keep.predicted(case, None, Path({str(model_of_phantom())!r}), "cpu")
+            result = keep.predicted(case, None, Path({str(model_of_phantom())!r}), engines.Place("cpu"))
             opened = keep.opened(result, "ann")
             correction = opened.review.judge("accept", "ann", [2])
             opened.review.add(correction)
@@ -386,6 +382,29 @@ class TestCompared:
         reviewed.review.compare_with(str(tmp_path / "other.nii.gz"))
         until(lambda: reviewed.messages.kind == "error")
         assert "lies on another grid" in reviewed.messages.label.text()
+
+    def test_ground_truth_of_the_dataset_is_offered(self, panel, until, tmp_path, phantom_file):
+        from inspection_core.io.nifti import read_nifti, write_nifti
+        from napari_inspection.samples import model_of_phantom
+
+        (tmp_path / "set" / "images").mkdir(parents=True)
+        phantom_file.rename(tmp_path / "set" / "images" / "head.nii.gz")
+        model_of_phantom()
+        panel.running.picker.refresh()
+        panel.session.list([tmp_path / "set" / "images" / "head.nii.gz"])
+        until(lambda: panel.session.case is not None)
+        panel.running.run.click()
+        until(lambda: panel.session.desk is not None)
+        assert panel.review.other.findText("ground truth") < 0, "there is none"
+        image = read_nifti(tmp_path / "set" / "images" / "head.nii.gz")
+        mask = panel.session.desk.review.mask
+        (tmp_path / "set" / "masks").mkdir()
+        write_nifti(tmp_path / "set" / "masks" / "head.nii.gz", type(image)(mask[None], image.geometry, ("mask",)))
+        panel.review._on_desk(panel.session.desk)
+        assert panel.review.other.currentText() == "ground truth"
+        panel.review.compare_button.click()
+        until(lambda: "Dice" in panel.messages.label.text())
+        assert "and ground truth: Dice 1.000" in panel.messages.label.text()
 
 
 class TestSaved:

@@ -5,6 +5,10 @@ import pytest
 
 pytest.importorskip("qtpy", reason="needs the extra [viewer]")
 
+from qtpy.QtCore import QEvent, QPoint, QPointF, Qt
+from qtpy.QtGui import QMouseEvent
+from qtpy.QtWidgets import QApplication
+
 from inspection_core.geometry import Geometry
 from inspection_core.image import Image
 from inspection_core.inputs import Opened
@@ -36,6 +40,12 @@ def test_letters_from_every_side(scan, view, want):
     assert all(overlay.visible for overlay in shown.values())
 
 
+def test_scans_lie_on_black_in_either_theme(scan):
+    assert scan.viewer.canvas.background_color[:3].tolist() == [0, 0, 0]
+    scan.session.show(layers.make_case(Opened(Image(np.zeros((1, 9, 9)), Geometry.pixels((9, 9)), ("grey",))), "part"))
+    assert scan.viewer.canvas.background_color_override is None
+
+
 def test_no_letters_where_nobody_knows(scan):
     scan.viewer.dims.ndisplay = 3
     assert set(scan.view.letters.texts().values()) == {""}
@@ -50,13 +60,32 @@ def test_presets_by_hand(scan, name):
     centre, width = windows.PRESETS[name]
     layer = scan.viewer.layers["scan"]
     assert layer.contrast_limits == [centre - width / 2, centre + width / 2]
-    assert (scan.view.centre.value(), scan.view.width.value()) == (centre, width)
+    assert (scan.view.window_centre.value(), scan.view.window_width.value()) == (centre, width)
 
 
 def test_presets_are_for_ct_alone(scan):
     assert scan.view.preset.findText("Lung") >= 0
     scan.session.show(layers.make_case(Opened(Image(np.zeros((1, 9, 9)), Geometry.pixels((9, 9)), ("grey",))), "part"))
     assert scan.view.preset.findText("Lung") < 0
+
+
+def test_the_right_mouse_button_drags_the_window_and_moves_no_picture(scan, qtbot):
+    scan.view.use("Soft tissue")  # 40 and 400: two a pixel
+    native, camera = scan.viewer.window._qt_viewer.canvas.native, scan.viewer.scene.camera
+    before = (camera.center, camera.zoom)
+    start = native.rect().center()
+    qtbot.mousePress(native, Qt.MouseButton.RightButton, pos=start)
+    QApplication.sendEvent(native, mouse_move(start + QPoint(30, -10), Qt.MouseButton.RightButton))
+    qtbot.mouseRelease(native, Qt.MouseButton.RightButton, pos=start + QPoint(30, -10))
+    assert (scan.view.window_centre.value(), scan.view.window_width.value()) == (20, 460)
+    assert scan.viewer.layers["scan"].contrast_limits == [-210, 250]
+    assert (camera.center, camera.zoom) == before
+
+
+def mouse_move(place, button):
+    """A move with a button held, which Qt's own test functions do not send."""
+    here = QPointF(place)
+    return QMouseEvent(QEvent.Type.MouseMove, here, here, button, button, Qt.KeyboardModifier.NoModifier)
 
 
 def test_a_distance_is_in_millimetres(scan):

@@ -1,4 +1,4 @@
-"""Fitting an anomaly model to good images, and screening a folder with it; the threshold moves over stored results."""
+"""Fitting an anomaly model to good images, and its threshold, which moves over stored results."""
 
 from __future__ import annotations
 
@@ -18,36 +18,47 @@ from qtpy.QtWidgets import (
     QVBoxLayout,
 )
 
-from napari_inspection import engines, store
+from napari_inspection import store
 from napari_inspection.industrial.histogram import Histogram
 from napari_inspection.session import Session
 from napari_inspection.widgets import button, row, text
 
 if TYPE_CHECKING:
-    from napari_inspection.model_picker import ModelPicker
+    from napari_inspection.screen_panel import ScreenPanel
 
-SCREENING = "Screening"
 HELP = "Choose a folder of good images. The model learns what they look like and finds what differs."
 
 
 class FitPanel(QGroupBox):
-    """Good images, Fit, Screen, the histogram of scores with the threshold."""
+    """Good images, Fit, the histogram of scores with the threshold.
 
-    def __init__(self, session: Session, picker: ModelPicker) -> None:
-        super().__init__("Learn from good images, screen a folder")
-        self.session, self.picker = session, picker
+    Parameters
+    ----------
+    session
+        Runs the fit.
+    screening
+        Whose scores are judged.
+    """
+
+    def __init__(self, session: Session, screening: ScreenPanel) -> None:
+        super().__init__("Learn from good images")
+        self.session, self.screening, self.picker = session, screening, screening.picker
         self.folder = QLineEdit()
         self.folder.setPlaceholderText("folder of good images")
+        self.folder.setAccessibleName("Folder of good images")
         self.folder.setToolTip("train/good of an MVTec-style folder, or any folder of good images")
         self.name = QLineEdit("my-model")
+        self.name.setAccessibleName("Name of the new model")
         self.name.setToolTip("Name of the new model")
         self.preset = QComboBox()
         self.preset.addItems(["fast", "accurate"])
+        self.preset.setAccessibleName("Preset")
         self.preset.setToolTip("Fast is for a first try; accurate takes a few times longer")
         self.rate = QDoubleSpinBox()
         self.rate.setRange(0.1, 50.0)
         self.rate.setValue(5.0)
         self.rate.setSuffix(" %")
+        self.rate.setAccessibleName("Good parts called NG, per cent")
         self.rate.setToolTip("Share of good parts that may be called NG")
         self.slider = QSlider(Qt.Orientation.Horizontal)
         self.slider.setRange(1, 500)
@@ -57,30 +68,20 @@ class FitPanel(QGroupBox):
         self.slider.valueChanged.connect(lambda value: self.rate.setValue(value / 10))
         self.rate.valueChanged.connect(self._follow)
         self.fit_button = button("Fit", "Make a model from the good images", self.fit)
-        self.screen_button = button("Screen list", "Run the chosen model on all that is listed in Open", self.screen)
-        self.pause_button = button("Pause", "Stop after the image at hand; Screen goes on from there", session.cancel)
-        self.report_button = button("Report", "Open the report of the last screening", self.open_report)
         self.histogram = Histogram()
         self.verdicts = text(small=True)
         layout = QVBoxLayout(self)
         layout.addWidget(text(HELP, small=True))
         layout.addLayout(row(self.folder, button("Choose …", "Choose the folder of good images", self.ask)))
         layout.addLayout(row(QLabel("Name"), self.name, self.preset, self.fit_button))
-        layout.addLayout(row(self.screen_button, self.pause_button, self.report_button, 1))
         layout.addLayout(row(QLabel("Good parts called NG, at most"), self.rate, 1))
         layout.addWidget(self.slider)
         layout.addWidget(self.histogram)
         layout.addWidget(self.verdicts)
-        self.rows: list[Any] = []
-        self.report: Path | None = None
-        self._run: Path | None = None
-        self._root = Path()
-        self._looked = 0.0
         self.rate.valueChanged.connect(lambda *_: self._judge())
-        picker.chosen.connect(lambda *_: self._judge())
-        session.listed.connect(lambda *_: self._forget())
-        session.working.connect(self._on_work)
-        self._forget()
+        self.picker.chosen.connect(lambda *_: self._judge())
+        screening.updated.connect(self._judge)
+        self._judge()
 
     def ask(self) -> None:
         """Let the user choose the folder of good images."""
@@ -120,105 +121,23 @@ class FitPanel(QGroupBox):
 
         self.session.start("Fitting", work, done)
 
-    def screen(self) -> None:
-        """Run the chosen model on everything listed; what was done before is not done again."""
-        from inspection_core.inputs import Listing
-
-        listing, folder = self.session.listing, self.picker.folder
-        if folder is None or not isinstance(listing, Listing) or not listing.inputs:
-            self.session.say("error", "Open a folder of images and choose a model first.")
-            return
-        pictures = [i for i in listing.inputs if i.kind == "picture"]
-        if not pictures:
-            self.session.say("error", "Screening is for folders of images. For scans, run the model on each.")
-            return
-        paths = [i.files[0].absolute() for i in pictures]
-        root = _common(paths)
-        run = store.home() / "runs" / _run_name(root, folder)
-
-        def work() -> Any:
-            from inspection_core.progress import tick
-            from inspection_core.screen import screen
-
-            def progress(done: int, total: int) -> None:
-                tick(done, total, coarse=True)
-
-            loaded = engines.engine().load(folder)
-            return screen(root, loaded, run, paths=paths, progress=progress, title=root.name)
-
-        def done(screening: Any) -> None:
-            self.report = run / "report.html"
-            self.rows = list(screening.rows)
-            self._judge()
-            counts = screening.counts
-            self.session.say(
-                "info",
-                f"{counts['OK']} OK, {counts['REVIEW']} REVIEW, {counts['NG']} NG, {counts['failed']} failed. "
-                "The list in Open is filled; sort it by score.",
-            )
-
-        self._run, self._root = run, root
-        self.session.start(SCREENING, work, done)
-
-    def open_report(self) -> None:
-        """Open the report in the browser."""
-        from qtpy.QtCore import QUrl
-        from qtpy.QtGui import QDesktopServices
-
-        if self.report is not None and self.report.is_file():
-            QDesktopServices.openUrl(QUrl.fromLocalFile(str(self.report)))
-        else:
-            self.session.say("error", "There is no report yet. Screen a folder first.")
-
     def _follow(self, rate: float) -> None:
         """Put the slider where the number is."""
         self.slider.blockSignals(True)
         self.slider.setValue(round(rate * 10))
         self.slider.blockSignals(False)
 
-    def _on_work(self, name: str, *_: Any) -> None:
-        """Fill the list while a screening runs, once a second."""
-        if name != SCREENING or self._run is None or time.monotonic() - self._looked < 1:
-            return
-        from inspection_core.io.store import RUN_DATABASE, RunStore
-
-        self._looked = time.monotonic()
-        if (self._run / RUN_DATABASE).is_file():
-            try:
-                with RunStore(self._run) as kept:
-                    self.rows = list(kept.rows())
-            except OSError:  # it is being written to; the next look will do
-                return
-            self._judge()
-
     def _judge(self) -> None:
         """Give every stored score its verdict at the rate chosen; no image is looked at again."""
         from napari_inspection.industrial.verdicts import judge
 
         card = self.picker.card
-        self.report_button.setEnabled(self.report is not None)
         if card is None or card.task != "anomaly" or not card.calibration.scores:
             self.histogram.clear()
             self.verdicts.setText("")
             return
-        judged = judge(card, self.rate.value() / 100, self.rows)
+        judged = judge(card, self.rate.value() / 100, self.screening.rows)
         self.histogram.show_scores(card.calibration.scores, judged.scores, judged.review, judged.ng)
         self.verdicts.setText(judged.words)
         if judged.rows:
-            self.session.screened.emit({(self._root / path).as_posix(): row for path, row in judged.rows.items()})
-
-    def _forget(self) -> None:
-        self.rows, self.report = [], None
-        self._judge()
-
-
-def _common(paths: list[Path]) -> Path:
-    import os
-
-    return Path(os.path.commonpath([p.parent for p in paths]))
-
-
-def _run_name(root: Path, model: Path) -> str:
-    import hashlib
-
-    return f"{root.name}_{hashlib.sha256(f'{root} {model}'.encode()).hexdigest()[:10]}"
+            self.screening.tell(judged.rows.values())

@@ -42,8 +42,6 @@ def judge(card: ModelCard, rate: float, rows: Sequence[Row]) -> Judged:
     out: dict[str, Row] = {}
     for row in rows:
         out[row.path] = row if row.score is None else replace(row, verdict=verdict(row.score, cut))
-    found = [row.verdict for row in out.values()]
-    counts = ", ".join(f"{found.count(v)} {v}" for v in ("OK", "REVIEW", "NG"))
-    words = [counts + "." if rows else f"NG above a score of {cut.ng:.4g}."]
+    words = [f"REVIEW above a score of {cut.review:.4g}, NG above {cut.ng:.4g}."]
     words += list(cut.warnings)
     return Judged(out, tuple(r.score for r in rows if r.score is not None), cut.review, cut.ng, " ".join(words))

@@ -27,6 +27,7 @@ class Letters:
     def __init__(self, viewer: Any) -> None:
         self.viewer = viewer
         self.case: Case | None = None
+        self._on_black = False
         for edge in EDGES:
             key = PREFIX + edge
             if key not in viewer.canvas.overlays:
@@ -41,8 +42,12 @@ class Letters:
             event.connect(self.update)
 
     def show(self, case: Case | None) -> None:
-        """Show the letters of a case; None takes them away."""
+        """Show the letters of a case, on black as scans are read; None takes them away."""
         self.case = case
+        scan = case is not None and case.frame.geometry.ndim == 3 and case.frame.geometry.unit == "mm"
+        if scan != self._on_black and (scan or self.viewer.canvas.background_color_override is not None):
+            self.viewer.canvas.background_color_override = "black" if scan else None
+        self._on_black = scan
         self.update()
 
     def release(self) -> None:
