@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import importlib.util
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeVar
 
@@ -159,3 +160,18 @@ def threads() -> int:
         return len(os.sched_getaffinity(0))
     except AttributeError:  # macOS and Windows
         return os.cpu_count() or 1
+
+
+@contextmanager
+def single_threads() -> Iterator[Callable[[], None]]:
+    """Give what a new thread calls first to compute with one core in torch, where there is a thread for each core.
+
+    Else each of them would start as many more, and they would wait for each other.
+    """
+    import torch
+
+    before = torch.get_num_threads()
+    try:
+        yield lambda: torch.set_num_threads(1)  # of the calling thread, and of threads that are yet to come
+    finally:
+        torch.set_num_threads(before)
