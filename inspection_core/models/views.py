@@ -89,7 +89,7 @@ class Describer:
     def __init__(self, backbone: Backbone, views: Sequence[View]) -> None:
         self.backbone = backbone
         self.views = tuple(views)
-        self._device = Device("cpu")
+        self._device: Device | None = Device("cpu")
         groups: list[list[View]] = []
         for view in self.views:
             if groups and replace(groups[-1][0], border=view.border) == view:
@@ -103,10 +103,13 @@ class Describer:
     @property
     def runtime(self) -> str:
         """What runs the network; see `inspection_core.device.Device`."""
-        return self._device.runtime
+        return "torch" if self._device is None else self._device.runtime
 
     def to(self, device: Device) -> None:
         """Compute on another device."""
+        if device == self._device:  # asked before every image, and a look at every layer takes milliseconds
+            return
+        self._device = None  # where a move fails half way, for want of memory, the next one is made in any case
         self.backbone.to(device.torch)
         self._device = device
 
@@ -118,7 +121,7 @@ class Describer:
                 yield features.reshape(-1, features.shape[-1]), (features.shape[1], features.shape[2])
 
     def _run(self, number: int, batch: Tensor) -> Sequence[Tensor]:
-        if self._device.runtime != "openvino":
+        if self.runtime != "openvino":
             features: Sequence[Tensor] = self._networks[number](batch)
             return features
         with self._lock:
@@ -133,7 +136,8 @@ def blurred(batch: Tensor, sigma: float) -> Tensor:
     radius = max(1, round(3 * sigma))
     place = torch.arange(-radius, radius + 1, dtype=batch.dtype, device=batch.device)
     kernel = torch.exp(-0.5 * (place / sigma) ** 2)
-    kernel = (kernel / kernel.sum()).view(1, 1, 1, -1)
-    b, c, h, w = batch.shape
-    planes = F.pad(batch.reshape(b * c, 1, h, w), (radius, radius, radius, radius), mode="replicate")
-    return F.conv2d(F.conv2d(planes, kernel), kernel.transpose(2, 3)).view(b, c, h, w)
+    channels = int(batch.shape[1])
+    # Each channel is a group of its own, which OpenVINO computes in half the time of one plane after the other.
+    kernel = (kernel / kernel.sum()).expand(channels, 1, 1, -1)
+    rows = F.conv2d(F.pad(batch, (radius, radius, 0, 0), mode="replicate"), kernel, groups=channels)
+    return F.conv2d(F.pad(rows, (0, 0, radius, radius), mode="replicate"), kernel.transpose(2, 3), groups=channels)
