@@ -1,12 +1,17 @@
-"""Where and how to compute: the one place that chooses device, precision and batch.
+"""Where and how to compute: the one place that chooses device, runtime, precision and batch.
+
+On a CPU, networks run in OpenVINO where it is installed and the model can use it, else in torch; see
+``docs/decisions/0037-openvino-on-the-cpu.md``.
 
 The CUDA and MPS paths are written for GPUs and reviewed, but have not been run on one yet.
 """
 
 from __future__ import annotations
 
+import importlib.util
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeVar
 
@@ -23,6 +28,9 @@ GPU_BATCH = 16
 GPU_RESERVE = 0.8
 """Share of a GPU's free memory that the suite plans with."""
 
+RUNTIMES = ("torch", "openvino")
+"""What runs networks."""
+
 
 @dataclass(frozen=True)
 class Device:
@@ -35,10 +43,13 @@ class Device:
     batch
         Windows that go through the network together, always exactly this many (padded with zeros): a fixed shape
         makes a result independent of what else is in the batch. 1 on CPUs, where batching gains nothing.
+    runtime
+        What runs networks there, one of `RUNTIMES`. A model that cannot use OpenVINO runs in torch all the same.
     """
 
     name: str
     batch: int = 1
+    runtime: str = "torch"
 
     @property
     def torch(self) -> torch.device:
@@ -49,7 +60,7 @@ class Device:
         return torch.device("cuda", device.index or 0) if device.type == "cuda" else device
 
     def __str__(self) -> str:
-        return f"{self.name} float32"
+        return f"{self.name} float32" + ("" if self.runtime == "torch" else f" {self.runtime}")
 
 
 def choose(name: str = "auto") -> Device:
@@ -58,15 +69,17 @@ def choose(name: str = "auto") -> Device:
     Parameters
     ----------
     name
-        ``"auto"`` takes CUDA, then MPS, then the CPU; anything else is a torch device name.
+        ``"auto"`` takes CUDA, then MPS, then the CPU; anything else is a torch device name. ``"cpu/torch"`` and
+        ``"cpu/openvino"`` ask for a runtime too.
 
     Raises
     ------
     DeviceError
-        If the device asked for is unknown or absent.
+        If the device or the runtime asked for is unknown or absent.
     """
     import torch
 
+    name, slash, wanted = name.partition("/")
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     try:
@@ -81,7 +94,18 @@ def choose(name: str = "auto") -> Device:
         index = torch.device(name).index or 0
         if index >= torch.cuda.device_count():
             raise DeviceError(f"There are {torch.cuda.device_count()} CUDA devices, counted from 0. Got {name!r}.")
-    return Device(name, batch=1 if kind == "cpu" else GPU_BATCH)
+    if slash and (wanted not in RUNTIMES or kind != "cpu"):
+        raise DeviceError(f'A runtime is asked for as "cpu/torch" or "cpu/openvino". Got "{name}/{wanted}".')
+    if wanted == "openvino" and not has_openvino():
+        raise DeviceError("OpenVINO is not installed here: pip install openvino, or choose cpu.")
+    if kind != "cpu":
+        return Device(name, batch=GPU_BATCH)
+    return Device(name, runtime=wanted or ("openvino" if has_openvino() else "torch"))
+
+
+def has_openvino() -> bool:
+    """Tell whether OpenVINO is installed; it is not imported for that."""
+    return importlib.util.find_spec("openvino") is not None
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -136,3 +160,18 @@ def threads() -> int:
         return len(os.sched_getaffinity(0))
     except AttributeError:  # macOS and Windows
         return os.cpu_count() or 1
+
+
+@contextmanager
+def single_threads() -> Iterator[Callable[[], None]]:
+    """Give what a new thread calls first to compute with one core in torch, where there is a thread for each core.
+
+    Else each of them would start as many more, and they would wait for each other.
+    """
+    import torch
+
+    before = torch.get_num_threads()
+    try:
+        yield lambda: torch.set_num_threads(1)  # of the calling thread, and of threads that are yet to come
+    finally:
+        torch.set_num_threads(before)

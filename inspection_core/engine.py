@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
@@ -59,7 +59,8 @@ class Grid:
 class LoadedModel:
     """A card with its network in memory.
 
-    Calls are serialised: a network's scratch memory is used by one thread at a time.
+    As many calls run at once as there are `lanes`; others wait. In torch that is one: a network's scratch memory is
+    used by one thread at a time. The device says which runtime the network uses, whatever was asked for.
     """
 
     card: ModelCard
@@ -68,7 +69,16 @@ class LoadedModel:
     device: Device
     most_voxels: int = MAX_VOXELS
     """Of the network's input, above which an image is refused; a server sets less."""
-    _lock: threading.Lock = field(default_factory=threading.Lock)
+    _lock: threading.Semaphore = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        self.device = replace(self.device, runtime=getattr(self.predictor, "runtime", "torch"))
+        self._lock = threading.Semaphore(self.lanes)
+
+    @property
+    def lanes(self) -> int:
+        """Calls that may run at once."""
+        return devices.threads() if self.device.runtime == "openvino" else 1
 
     def run(self, pixels: torch.Tensor) -> tuple[Grid, Device]:
         """Send ``(C, h, w)`` prepared pixels through the network, in tiles where they are large.

@@ -1,7 +1,7 @@
 """Stages that overlap: reading, the network, finishing and recording, with bounded queues between them.
 
 Reading and finishing run in threads, several inputs at a time. The network runs in the calling thread, which is also
-where Ctrl-C arrives. Recording has a thread of its own, because its order is that of the inputs and its writes are
+where Ctrl-C arrives, or, where several calls of it may run at once, in threads of its own. Recording has a thread of its own, because its order is that of the inputs and its writes are
 grouped. Every queue is bounded, so memory does not grow with the number of inputs, and a slow stage slows those before
 it instead of drowning.
 """
@@ -12,7 +12,7 @@ import queue
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -51,7 +51,8 @@ class Stages(Generic[Item, Ready, Result]):
     weight
         How many places a ready input takes in a batch.
     infer
-        In the calling thread: sends inputs through the network together; gives what `finish` takes, in order.
+        In the calling thread, or in several: sends inputs through the network together; gives what `finish` takes, in
+        order.
     finish
         In threads: makes the result and writes its files.
     record
@@ -66,7 +67,12 @@ class Stages(Generic[Item, Ready, Result]):
 
 
 def run(
-    items: Iterable[Item], stages: Stages[Item, Ready, Result], *, batch: int = 1, depth: int | None = None
+    items: Iterable[Item],
+    stages: Stages[Item, Ready, Result],
+    *,
+    batch: int = 1,
+    depth: int | None = None,
+    lanes: int = 1,
 ) -> None:
     """Take every item through all stages.
 
@@ -80,6 +86,9 @@ def run(
         Places of a batch. The network takes what is ready, up to so many, and never waits for a batch to fill.
     depth
         Inputs held between two stages; by default twice the number of cores, or the batch.
+    lanes
+        Batches that are in the network at once. With more than one, each stage keeps one core busy for each of its
+        threads, and no call uses more.
 
     Raises
     ------
@@ -90,7 +99,13 @@ def run(
     threads = devices.threads()
     depth = depth or max(2 * threads, batch, 2)
     flow = _Flow(stages, depth)
-    with ThreadPoolExecutor(threads, "read") as readers, ThreadPoolExecutor(threads, "finish") as finishers:
+    with ExitStack() as stack:
+        start = stack.enter_context(devices.single_threads()) if lanes > 1 else None
+        readers, finishers = (
+            stack.enter_context(ThreadPoolExecutor(threads, name, start)) for name in ("read", "finish")
+        )
+        if lanes > 1:
+            flow.lanes = stack.enter_context(ThreadPoolExecutor(lanes, "network", start))
         feeder = threading.Thread(target=flow.feed, args=(items, readers), name="feed", daemon=True)
         recorder = threading.Thread(target=flow.record, name="record", daemon=True)
         feeder.start()
@@ -119,6 +134,7 @@ class _Flow(Generic[Item, Ready, Result]):
         self.stop_reading = threading.Event()
         self.broken = threading.Event()
         self.errors: list[BaseException] = []
+        self.lanes: ThreadPoolExecutor | None = None
 
     def feed(self, items: Iterable[Item], readers: ThreadPoolExecutor) -> None:
         """Hand inputs to the readers, as many as the queue has room for."""
@@ -212,9 +228,16 @@ class _Flow(Generic[Item, Ready, Result]):
         self.finishing.put(None)
 
     def _forward(self, group: Sequence[Ready], finishers: ThreadPoolExecutor) -> None:
-        if group:
+        if group and self.lanes is None:
             for one in self.stages.infer(group):
                 self._put(self.finishing, finishers.submit(self.stages.finish, one), self.broken)
+        elif group and self.lanes is not None:
+            given = self.lanes.submit(self.stages.infer, group)
+            for place in range(len(group)):
+                self._put(self.finishing, finishers.submit(self._finish, given, place), self.broken)
+
+    def _finish(self, given: Future[Sequence[Any]], place: int) -> Result:
+        return self.stages.finish(given.result()[place])
 
     def _record(self, done: Sequence[Result]) -> None:
         if done:

@@ -210,9 +210,13 @@ def _here(
     deaths = store.deaths()
     suspects = {name for name, death in deaths.items() if death.times >= SUSPECT}
     stages = inspector.stages(record)
-    batch = work.model.device.batch if isinstance(work.model, LoadedModel) else 1
+    batch, lanes = (work.model.device.batch, work.model.lanes) if isinstance(work.model, LoadedModel) else (1, 1)
     pipeline.run(
-        _marked(store, (task for task in tasks() if task.name not in suspects)), stages, batch=batch, depth=depth
+        _marked(store, (task for task in tasks() if task.name not in suspects)),
+        stages,
+        batch=batch,
+        depth=depth,
+        lanes=lanes,
     )
     if not suspects:
         return

@@ -45,7 +45,8 @@ from inspection_core.image import Image
 from inspection_core.infer import top_mean
 from inspection_core.io.raster import list_images, read_raster
 from inspection_core.models.backbone import Backbone, load_weights
-from inspection_core.models.patch_memory import NEIGHBOURS, PatchMemory, PatchMemoryFitter, _blur, _to_grid, describe
+from inspection_core.models.patch_memory import NEIGHBOURS, PatchMemory, PatchMemoryFitter, _to_grid
+from inspection_core.models.views import blurred
 from inspection_core.prepare import prepare
 from inspection_core.survey import Survey, good_folder, look
 
@@ -210,7 +211,7 @@ def image_scores(half: Half, image: Image, settings: Sequence[tuple[Any, ...]]) 
     grid = [n // some.stride for n in batch.shape[-2:]]
     maps = {}  # by memory and view
     with torch.inference_mode():
-        for i, (patches, shape) in enumerate(describe(some.backbone, some.views, batch, None)):
+        for i, (patches, shape) in enumerate(some.describer(batch)):
             searched: dict[Any, Any] = {}  # settings that differ in their neighbours alone share the references
             for (memory, share, neighbours), model in half.memories.items():
                 if (memory, share) not in searched:
@@ -222,7 +223,7 @@ def image_scores(half: Half, image: Image, settings: Sequence[tuple[Any, ...]]) 
     for key, views, top in settings:
         if (key, views) not in smoothed:
             summed = torch.stack([maps[key, v] for v in views]).sum(dim=0)
-            smoothed[key, views] = _blur(summed[:, None], SMOOTHING).numpy()
+            smoothed[key, views] = blurred(summed[:, None], SMOOTHING).numpy()
         yield top_mean(smoothed[key, views], top)
 
 

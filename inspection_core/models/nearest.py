@@ -1,7 +1,11 @@
-"""Exact nearest neighbours, and the coreset that keeps their number small.
+"""Nearest neighbours, and the coreset that keeps their number small.
 
 Distances come from blocked matrix products with cached norms: ``|q - m|^2 = |q|^2 - 2 q.m + |m|^2``. That form loses
 digits where q and m are close, so the distance to the winners is computed once more from the difference.
+
+With a basis the winners are found in fewer dimensions: the coordinates in it, and the length of what is left over. Such
+short vectors are never farther apart than the whole ones. So the least distance of all lies between that of the short
+winner and that of the whole winner, which is the one given.
 """
 
 from __future__ import annotations
@@ -11,9 +15,12 @@ import math
 import torch
 from torch import Tensor
 
-BLOCK = 1024
-"""Queries a block. Always this many, padded: a fixed shape makes a result independent of what else is searched."""
+BLOCKS = {"cpu": 256}
+"""Queries a block, by the kind of device. Always this many, padded: a fixed shape makes a result independent of what
+else is searched. On a CPU the products of a block stay in its cache."""
 
+BLOCK = 1024
+"""Queries a block on any other device."""
 
 CANDIDATES = 256
 """Farthest vectors that are looked at together while a coreset is chosen."""
@@ -29,41 +36,69 @@ class Memory:
     ----------
     vectors
         float32 ``(m, d)``, m at least 1.
+    basis
+        ``(d, s)``, orthonormal columns, as from `principal`: the directions that are searched in. If not given, the
+        search is exact.
     """
 
-    def __init__(self, vectors: Tensor) -> None:
+    def __init__(self, vectors: Tensor, basis: Tensor | None = None) -> None:
         self.vectors = vectors.contiguous()
-        self.norms = self.vectors.square().sum(dim=1)
+        self.basis = basis
+        short = self._shorten(self.vectors)
+        self._norms = short.square().sum(dim=1)
+        self._columns = (-2 * short.T).contiguous()
 
     def __len__(self) -> int:
         return len(self.vectors)
 
     def to(self, device: torch.device) -> Memory:
         """Return the memory on another device."""
-        return self if self.vectors.device == device else Memory(self.vectors.to(device))
+        if self.vectors.device == device:
+            return self
+        return Memory(self.vectors.to(device), None if self.basis is None else self.basis.to(device))
 
     def search(self, queries: Tensor, k: int = 1) -> tuple[Tensor, Tensor]:
         """Return distances and numbers, both ``(n, k)``, of the k nearest references of each query ``(n, d)``.
 
-        Distances are Euclidean and ascend along k. Memory is bounded by a block of `BLOCK` x m products.
+        Distances are Euclidean and ascend along k. Memory is bounded by a block of `BLOCK` x m products. With a basis,
+        the references are those that are nearest in it.
         """
         k = min(k, len(self))
+        size = BLOCKS.get(queries.device.type, BLOCK)
         distances = torch.empty((len(queries), k), dtype=torch.float32, device=queries.device)
         numbers = torch.empty((len(queries), k), dtype=torch.int64, device=queries.device)
-        block = torch.zeros((BLOCK, queries.shape[1]), dtype=queries.dtype, device=queries.device)
-        for start in range(0, len(queries), BLOCK):
-            part = queries[start : start + BLOCK]
+        block = torch.zeros((size, queries.shape[1]), dtype=queries.dtype, device=queries.device)
+        products = torch.empty((size, len(self)), dtype=queries.dtype, device=queries.device)
+        for start in range(0, len(queries), size):
+            part = queries[start : start + size]
             block[: len(part)] = part
             # |q|^2 is the same for all references of a query, so it plays no part in who is nearest.
-            products = torch.addmm(self.norms, block, self.vectors.T, alpha=-2)
-            best = (products.argmin(dim=1, keepdim=True) if k == 1 else products.topk(k, largest=False).indices)[
-                : len(part)
-            ]
+            torch.addmm(self._norms, self._shorten(block), self._columns, out=products)
+            best = _least(products, k)[: len(part)]
             exact = (part[:, None, :] - self.vectors[best]).square().sum(dim=2).sqrt()
-            order = exact.argsort(dim=1, stable=True)
-            distances[start : start + BLOCK] = exact.gather(1, order)
-            numbers[start : start + BLOCK] = best.gather(1, order)
+            if k > 1:
+                order = exact.argsort(dim=1, stable=True)
+                exact, best = exact.gather(1, order), best.gather(1, order)
+            distances[start : start + size] = exact
+            numbers[start : start + size] = best
         return distances, numbers
+
+    def _shorten(self, vectors: Tensor) -> Tensor:
+        """Return coordinates in the basis, and the length of what is left over."""
+        if self.basis is None:
+            return vectors
+        short = vectors @ self.basis
+        left = (vectors.square().sum(dim=1) - short.square().sum(dim=1)).clamp_min(0).sqrt()
+        return torch.cat([short, left[:, None]], dim=1)
+
+
+def _least(products: Tensor, k: int) -> Tensor:
+    """Return the places ``(n, k)`` of the smallest entries of each row."""
+    if k > 1:
+        return products.topk(k, largest=False).indices
+    if products.device.type == "cpu":  # a tenth of the time of torch's, and the same: the first of equal ones
+        return torch.from_numpy(products.numpy().argmin(axis=1)[:, None])
+    return products.argmin(dim=1, keepdim=True)
 
 
 def greedy_coreset(vectors: Tensor, count: int) -> tuple[Tensor, Tensor]:
@@ -129,3 +164,10 @@ def projection(dim: int, target: int, seed: int) -> Tensor:
     """Return a random matrix ``(dim, target)`` that keeps distances on average (Johnson and Lindenstrauss 1984)."""
     generator = torch.Generator().manual_seed(seed)
     return torch.randn((dim, target), generator=generator) / math.sqrt(target)
+
+
+def principal(vectors: Tensor, count: int) -> Tensor:
+    """Return the `count` directions ``(d, count)`` in which vectors ``(n, d)`` vary most: orthonormal, widest first."""
+    spread = torch.cov(vectors.T.double().cpu())
+    directions: Tensor = torch.linalg.eigh(spread).eigenvectors
+    return directions[:, -count:].flip(1).to(vectors).contiguous()

@@ -14,8 +14,7 @@ from the original, both measured in ``docs/decisions/0002-anomaly-defaults.md``:
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -28,7 +27,8 @@ from inspection_core.device import Device
 from inspection_core.errors import FitError, ModelError
 from inspection_core.models import Scores, weights
 from inspection_core.models.backbone import Backbone
-from inspection_core.models.nearest import Memory, greedy_coreset, projection
+from inspection_core.models.nearest import Memory, greedy_coreset, principal, projection
+from inspection_core.models.views import MAX_BLUR, Describer, View, blurred
 from inspection_core.prediction import Neighbour
 
 POOL = (40_000, 80_000)
@@ -48,9 +48,6 @@ windows, keep no more."""
 CORESET_DIM = 48
 """Dimensions that the coreset is chosen in; the references themselves keep all."""
 
-MAX_BLUR = 100.0
-"""Largest blur, in pixels or cells, that a card may ask for."""
-
 MAX_OFFSET = 1000.0
 """Largest offset, in pixels, that a card may ask for."""
 
@@ -58,51 +55,15 @@ NEIGHBOURS = 15
 """Good patches whose distance is taken for the local density of a reference, where the settings name no number."""
 
 
-@dataclass(frozen=True)
-class View:
-    """One way to look at an image.
-
-    Parameters
-    ----------
-    factor
-        Size relative to the inference size, in (0, 1].
-    blur
-        Standard deviation, in pixels of this view, of the blur that is subtracted; 0 looks at the image itself.
-    gain
-        Amplification of the difference.
-    border
-        Whether averages over 3 x 3 cells count the empty cells beyond the image's border, which makes border patches
-        weak: a border that varies from part to part then disturbs less, and a defect there is harder to see.
-    """
-
-    factor: float = 1.0
-    blur: float = 0.0
-    gain: float = 1.0
-    border: bool = True
-
-    def apply(self, batch: Tensor, multiple: int) -> Tensor:
-        """Return the view of ``(B, C, h, w)``, intensity window at 0 and 1; sides become multiples of `multiple`."""
-        size = [max(multiple, round(n * self.factor / multiple) * multiple) for n in batch.shape[-2:]]
-        if size != list(batch.shape[-2:]):
-            batch = F.interpolate(batch, size=size, mode="bilinear", antialias=True, align_corners=False)
-        if not self.blur:
-            return batch
-        return 0.5 + self.gain * (batch - _blur(batch, self.blur))
-
-
 class PatchMemory:
     """The predictor: nearest good patch for every patch, in every view.
 
     Parameters
     ----------
-    backbone
-        Frozen features.
-    views
-        Ways to look; the first sets the grid and gives the explanations.
+    describer
+        Frozen features of every view; the first view sets the grid and gives the explanations.
     memories, densities
         For each view, references ``(m, d)`` and their density factors ``(m,)``.
-    basis
-        For each view ``(dim, d)``, what features are multiplied with before they are compared; None keeps them.
     origins
         ``(m, 5)`` of the first view: image number, centre y, x and height, width in the image's pixels.
     names
@@ -113,25 +74,21 @@ class PatchMemory:
 
     def __init__(
         self,
-        backbone: Backbone,
-        views: Sequence[View],
-        memories: Sequence[Tensor],
+        describer: Describer,
+        memories: Sequence[Memory],
         densities: Sequence[Tensor],
-        basis: Tensor | None,
         origins: Tensor,
         names: Sequence[str],
         smoothing: float,
         offset: float,
     ) -> None:
-        self.backbone = backbone
-        self.views = tuple(views)
-        self.memories = [Memory(m) for m in memories]
+        self.describer = describer
+        self.memories = list(memories)
         self.densities = list(densities)
-        self.basis = basis
         self.origins = origins
         self.names = tuple(names)
         self.smoothing = smoothing
-        self.stride = backbone.stride
+        self.stride = describer.backbone.stride
         self.offset = offset
 
     def __call__(self, batch: Tensor) -> Scores:
@@ -139,25 +96,28 @@ class PatchMemory:
         grid = [n // self.stride for n in batch.shape[-2:]]
         total = torch.zeros((len(batch), *grid), device=batch.device)
         neighbour: Tensor | None = None
-        described = describe(self.backbone, self.views, batch, self.basis)
-        for (patches, size), memory, density in zip(described, self.memories, self.densities, strict=True):
+        for (patches, size), memory, density in zip(self.describer(batch), self.memories, self.densities, strict=True):
             distance, nearest = memory.search(patches)
             score = (distance[:, 0] * density[nearest[:, 0]]).view(len(batch), *size)
             total += _to_grid(score, grid)
             if neighbour is None:
                 neighbour = nearest.view(len(batch), *size)
         if self.smoothing:
-            total = _blur(total[:, None], self.smoothing)[:, 0]
+            total = blurred(total[:, None], self.smoothing)[:, 0]
         return Scores(total, neighbour)
+
+    @property
+    def runtime(self) -> str:
+        """What runs the network; see `inspection_core.device.Device`."""
+        return self.describer.runtime
 
     def to(self, device: Device) -> None:
         """Move everything that computes to a device."""
         # Each part is asked where it is: a move that failed half way, for want of memory, is then made good.
         where = device.torch
-        self.backbone.to(where)
+        self.describer.to(device)
         self.memories = [m.to(where) for m in self.memories]
         self.densities = [d.to(where) for d in self.densities]
-        self.basis = None if self.basis is None else self.basis.to(where)
 
     def explain(self, reference: int) -> Neighbour:
         """Return the good patch behind a reference of the first view."""
@@ -166,21 +126,22 @@ class PatchMemory:
 
     def tensors(self) -> dict[str, Tensor]:
         """Return all that `load` needs besides the card."""
-        stored = {f"backbone.{k}": v for k, v in self.backbone.net.state_dict().items()}
+        stored = {f"backbone.{k}": v for k, v in self.describer.backbone.net.state_dict().items()}
         for i, (memory, density) in enumerate(zip(self.memories, self.densities, strict=True)):
             stored |= {f"memory.{i}": memory.vectors, f"density.{i}": density}
-        if self.basis is not None:
-            stored["basis"] = self.basis
+            if memory.basis is not None:
+                stored[f"basis.{i}"] = memory.basis
         return stored | {"origins": self.origins}
 
     def parameters(self) -> dict[str, Scalar | tuple[Scalar, ...]]:
         """Return the settings that the card keeps."""
+        views = self.describer.views
         return {
-            "backbone": self.backbone.name,
-            "view_factor": tuple(v.factor for v in self.views),
-            "view_blur": tuple(v.blur for v in self.views),
-            "view_gain": tuple(v.gain for v in self.views),
-            "view_border": tuple(v.border for v in self.views),
+            "backbone": self.describer.backbone.name,
+            "view_factor": tuple(v.factor for v in views),
+            "view_blur": tuple(v.blur for v in views),
+            "view_gain": tuple(v.gain for v in views),
+            "view_border": tuple(v.border for v in views),
             "smoothing": self.smoothing,
             "offset": self.offset,
             "references": len(self.memories[0]),
@@ -195,8 +156,9 @@ class PatchMemoryFitter:
     backbone
         Frozen features.
     settings
-        ``views``, ``memory`` (most references a view), ``share`` (of all patches, at most), ``dim`` (0 keeps all
-        dimensions), ``smoothing``, and if wanted ``neighbours`` (whose distance makes the local density).
+        ``views``, ``memory`` (most references a view), ``share`` (of all patches, at most), ``dim`` (principal
+        directions that references are searched in; 0 for an exact search), ``smoothing``, and if wanted
+        ``neighbours`` (whose distance makes the local density).
     images
         How many images will be added.
     device, seed
@@ -204,8 +166,8 @@ class PatchMemoryFitter:
     """
 
     def __init__(self, backbone: Backbone, settings: Mapping[str, Any], images: int, device: Device, seed: int) -> None:
-        self.backbone = backbone
         self.views = tuple(View(*v) for v in settings["views"])
+        self.describer = Describer(backbone, self.views)
         self.memory = int(settings["memory"])
         self.share = float(settings["share"])
         self.smoothing = float(settings["smoothing"])
@@ -214,9 +176,8 @@ class PatchMemoryFitter:
         self.seed = seed
         self.stride = backbone.stride
         self.offset = backbone.measure_offset()
-        self.backbone.to(device.torch)
-        dim = int(settings["dim"])
-        self.basis = projection(backbone.dim, dim, seed).to(device.torch) if 0 < dim < backbone.dim else None
+        self.describer.to(device)
+        self.dim = int(settings["dim"])
         self._pool = min(max(POOL[0], POOL_SHARE * images), POOL[1])
         self._quota = max(LEAST_PATCHES, self._pool // max(1, images))
         self._generator = torch.Generator().manual_seed(seed)
@@ -230,8 +191,7 @@ class PatchMemoryFitter:
     @torch.inference_mode()
     def add(self, image: int, batch: Tensor, origins: Tensor) -> None:
         """Take in windows of one image; a random share of the patches is kept where there are many."""
-        described = describe(self.backbone, self.views, batch.to(self.device.torch), self.basis)
-        for number, (patches, _) in enumerate(described):
+        for number, (patches, _) in enumerate(self.describer(batch.to(self.device.torch))):
             keep: slice | Tensor = slice(None)
             if len(patches) > self._quota:
                 keep = torch.randperm(len(patches), generator=self._generator)[: self._quota].sort().values
@@ -275,7 +235,8 @@ class PatchMemoryFitter:
                 small = pool @ projection(pool.shape[1], CORESET_DIM, self.seed).to(pool.device)
             chosen, _ = greedy_coreset(small, count)
             chosen = chosen.to(pool.device)
-            memory = pool[chosen]
+            basis = principal(pool, self.dim) if 0 < self.dim < pool.shape[1] else None
+            memory = Memory(pool[chosen], basis)
             memories.append(memory)
             densities.append(_density(memory, pool, generator, self.neighbours))
             if number == 0:
@@ -283,9 +244,7 @@ class PatchMemoryFitter:
                     [torch.cat([torch.full((len(o), 1), float(i)), o], dim=1) for i in images for o in self._origins[i]]
                 )
                 origins = places[some][chosen.cpu()]
-        return PatchMemory(
-            self.backbone, self.views, memories, densities, self.basis, origins, names, self.smoothing, self.offset
-        )
+        return PatchMemory(self.describer, memories, densities, origins, names, self.smoothing, self.offset)
 
 
 def load(folder: Path, card: ModelCard, device: Device) -> PatchMemory:
@@ -313,11 +272,9 @@ def load(folder: Path, card: ModelCard, device: Device) -> PatchMemory:
     prefix = "backbone."
     network = Backbone(name, {k.removeprefix(prefix): v for k, v in stored.items() if k.startswith(prefix)})
     predictor = PatchMemory(
-        network,
-        views,
-        [weights.take(stored, f"memory.{i}", 2) for i in range(len(views))],
+        Describer(network, views),
+        [_memory(stored, i) for i in range(len(views))],
         [weights.take(stored, f"density.{i}", 1) for i in range(len(views))],
-        stored.get("basis"),
         weights.take(stored, "origins", 2),
         names,
         smoothing,
@@ -325,6 +282,16 @@ def load(folder: Path, card: ModelCard, device: Device) -> PatchMemory:
     )
     predictor.to(device)
     return predictor
+
+
+def _memory(stored: Mapping[str, Tensor], number: int) -> Memory:
+    vectors, basis = weights.take(stored, f"memory.{number}", 2), stored.get(f"basis.{number}")
+    if basis is not None and (basis.ndim != 2 or len(basis) != vectors.shape[1]):
+        raise ModelError(
+            f"The weights' 'basis.{number}' should have one row for each of {vectors.shape[1]} features. "
+            f"Got shape {tuple(basis.shape)}."
+        )
+    return Memory(vectors, basis)
 
 
 def _check(views: Sequence[View], smoothing: float, offset: float) -> None:
@@ -338,34 +305,13 @@ def _check(views: Sequence[View], smoothing: float, offset: float) -> None:
         )
 
 
-def describe(
-    backbone: Backbone, views: Sequence[View], batch: Tensor, basis: Tensor | None
-) -> Iterator[tuple[Tensor, tuple[int, int]]]:
-    """Yield for each view its patches ``(B * h' * w', d)`` and its grid ``(h', w')``.
-
-    Views that follow each other and differ only in their border share one pass through the network.
-    """
-    last: View | None = None
-    levels: list[Tensor] = []
-    for view in views:
-        look = replace(view, border=True)
-        if look != last:
-            seen = backbone.normalise(view.apply(batch, backbone.multiple))
-            if batch.device.type == "cpu":
-                seen = seen.contiguous(memory_format=torch.channels_last)
-            levels, last = backbone.levels(seen), look
-        features = backbone.join(levels, view.border)
-        patches = features.permute(0, 2, 3, 1).reshape(-1, features.shape[1])
-        yield (patches if basis is None else patches @ basis), (features.shape[-2], features.shape[-1])
-
-
-def _density(memory: Tensor, pool: Tensor, generator: torch.Generator, neighbours: int) -> Tensor:
+def _density(memory: Memory, pool: Tensor, generator: torch.Generator, neighbours: int) -> Tensor:
     """Return a factor for each reference: low where good patches lie far apart; in units of a typical good patch."""
     sample = torch.randperm(len(pool), generator=generator)[:20_000].to(pool.device)
-    around, _ = Memory(pool[sample]).search(memory, neighbours + 1)
+    around, _ = Memory(pool[sample]).search(memory.vectors, neighbours + 1)
     spread = around[:, 1:].mean(dim=1) if around.shape[1] > 1 else torch.ones_like(around[:, 0])
     factor = 1 / (spread + spread.mean()).clamp_min(1e-6)
-    distance, nearest = Memory(memory).search(pool[sample[:4000]])
+    distance, nearest = memory.search(pool[sample[:4000]])
     typical = (distance[:, 0] * factor[nearest[:, 0]]).mean()
     return factor / typical.clamp_min(1e-6)
 
@@ -374,14 +320,3 @@ def _to_grid(score: Tensor, grid: Sequence[int]) -> Tensor:
     if list(score.shape[-2:]) == list(grid):
         return score
     return F.interpolate(score[:, None], size=list(grid), mode="bilinear", align_corners=False)[:, 0]
-
-
-def _blur(batch: Tensor, sigma: float) -> Tensor:
-    """Blur ``(B, C, h, w)`` with a Gaussian of `sigma` pixels; the border's values continue outside."""
-    radius = max(1, round(3 * sigma))
-    place = torch.arange(-radius, radius + 1, dtype=batch.dtype, device=batch.device)
-    kernel = torch.exp(-0.5 * (place / sigma) ** 2)
-    kernel = (kernel / kernel.sum()).view(1, 1, 1, -1)
-    b, c, h, w = batch.shape
-    planes = F.pad(batch.reshape(b * c, 1, h, w), (radius, radius, radius, radius), mode="replicate")
-    return F.conv2d(F.conv2d(planes, kernel), kernel.transpose(2, 3)).view(b, c, h, w)

@@ -1,5 +1,7 @@
 """Choosing a device, and the ladder that a job climbs down when memory runs out."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
 
@@ -25,10 +27,12 @@ def gpus(monkeypatch):
 
 # name: (asked for, CUDA devices, MPS there, device)
 CHOICES = {
-    "auto with nothing": ("auto", 0, False, Device("cpu", 1)),
+    "auto with nothing": ("auto", 0, False, Device("cpu", 1, "openvino")),
     "auto on a Mac": ("auto", 0, True, Device("mps", GPU_BATCH)),
     "auto prefers CUDA": ("auto", 1, True, Device("cuda", GPU_BATCH)),
-    "CPU where there is more": ("cpu", 2, False, Device("cpu", 1)),
+    "CPU where there is more": ("cpu", 2, False, Device("cpu", 1, "openvino")),
+    "CPU with torch": ("cpu/torch", 2, False, Device("cpu", 1)),
+    "CPU with OpenVINO": ("cpu/openvino", 2, False, Device("cpu", 1, "openvino")),
     "the second GPU": ("cuda:1", 2, False, Device("cuda:1", GPU_BATCH)),
 }
 
@@ -49,6 +53,8 @@ REFUSED = {
         r"^The device 'cuda' is not here\. This machine has: cpu; choose one of them or auto\.$",
     ),
     "of torch, not of ours": ("meta", 1, r"^The device 'meta' is not here\. This machine has: cpu, cuda;"),
+    "a runtime of another device": ("cuda/openvino", 1, r'^A runtime is asked for as .* Got "cuda/openvino"\.$'),
+    "no runtime": ("cpu/toast", 0, r'Got "cpu/toast"\.$'),
     "one too many": ("cuda:2", 2, r"^There are 2 CUDA devices, counted from 0\. Got 'cuda:2'\.$"),
 }
 
@@ -58,6 +64,13 @@ def test_refused(gpus, name, cuda, message):
     gpus(cuda)
     with pytest.raises(DeviceError, match=message):
         choose(name)
+
+
+def test_without_openvino_a_cpu_computes_in_torch(monkeypatch):
+    monkeypatch.setattr(devices.importlib.util, "find_spec", lambda name: None)
+    assert choose("cpu") == Device("cpu")
+    with pytest.raises(DeviceError, match=r"^OpenVINO is not installed here: pip install openvino, or choose cpu\.$"):
+        choose("cpu/openvino")
 
 
 # name: (error, whether it says that memory ran out)
@@ -128,6 +141,20 @@ def test_any_other_error_passes_through_at_once():
 
 def test_a_device_tells_its_precision():
     assert str(Device("cuda:1", 16)) == "cuda:1 float32"
+
+
+def test_a_device_tells_its_runtime():
+    assert str(Device("cpu", 1, "openvino")) == "cpu float32 openvino"
+
+
+def test_threads_of_a_pool_compute_with_one_core_each():
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    with devices.single_threads() as start, ThreadPoolExecutor(1, initializer=start) as pool:
+        assert pool.submit(torch.get_num_threads).result() == 1
+        assert torch.get_num_threads() == 2
+    assert torch.get_num_threads() == 2
+    torch.set_num_threads(before)
 
 
 def test_threads_are_those_of_this_process(monkeypatch):

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from inspection_core import engine
 from inspection_core.card import CARD_NAME, ModelCard, Preparation
-from inspection_core.device import Device
+from inspection_core.device import Device, choose
 from inspection_core.engine import Engine, LoadedModel, find, list_models, plan, run_images, run_windows
 from inspection_core.errors import DeviceError, ModelError
 from inspection_core.models import Scores
@@ -165,7 +165,7 @@ def test_a_model_is_loaded_once_for_all_threads(fitted):
     assert len(found) == 4
     assert all(model is found[0] for model in found)
     assert found[0].card == fitted.card
-    assert found[0].device == CPU
+    assert found[0].device == choose("cpu")
 
 
 def test_an_embedded_model_is_found_by_its_id(tmp_path, monkeypatch):

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from inspection_core.models import nearest
-from inspection_core.models.nearest import Memory, greedy_coreset, projection
+from inspection_core.models.nearest import BLOCK, Memory, greedy_coreset, principal, projection
 
 
 def vectors(n: int, d: int, seed: int = 0, scale: float = 1.0) -> torch.Tensor:
@@ -111,3 +111,22 @@ def test_a_projection_keeps_distances_on_average():
 def test_a_projection_is_its_seeds():
     assert torch.equal(projection(10, 4, 1), projection(10, 4, 1))
     assert not torch.equal(projection(10, 4, 1), projection(10, 4, 2))
+
+
+def test_principal_directions_are_orthonormal_and_widest_first():
+    vectors = torch.randn((500, 4), generator=torch.Generator().manual_seed(0)) * torch.tensor([1.0, 9.0, 3.0, 0.1])
+    basis = principal(vectors, 2)
+    assert torch.allclose(basis.T @ basis, torch.eye(2), atol=1e-5)
+    assert basis.abs().argmax(dim=0).tolist() == [1, 2]
+
+
+def test_a_search_in_a_basis_gives_whole_distances_and_bounds_the_least_one():
+    generator = torch.Generator().manual_seed(0)
+    vectors, queries = torch.randn((300, 24), generator=generator), torch.randn((70, 24), generator=generator)
+    memory = Memory(vectors, principal(vectors, 12))
+    distance, number = memory.search(queries)
+    least, _ = Memory(vectors).search(queries)
+    assert torch.allclose(distance[:, 0], (queries - vectors[number[:, 0]]).norm(dim=1), atol=1e-5)
+    short = torch.cdist(memory._shorten(queries), memory._shorten(vectors)).amin(dim=1, keepdim=True)
+    assert (short <= least + 1e-4).all()
+    assert (least <= distance + 1e-4).all()

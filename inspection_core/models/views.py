@@ -1,0 +1,143 @@
+"""From windows to patches: ways to look at an image, each described by a frozen network, in torch or in OpenVINO."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from inspection_core.device import Device
+from inspection_core.models.backbone import Backbone
+from inspection_core.models.compiled import Compiled
+
+MAX_BLUR = 100.0
+"""Largest blur, in pixels or cells, that a card may ask for."""
+
+
+@dataclass(frozen=True)
+class View:
+    """One way to look at an image.
+
+    Parameters
+    ----------
+    factor
+        Size relative to the inference size, in (0, 1].
+    blur
+        Standard deviation, in pixels of this view, of the blur that is subtracted; 0 looks at the image itself.
+    gain
+        Amplification of the difference.
+    border
+        Whether averages over 3 x 3 cells count the empty cells beyond the image's border, which makes border patches
+        weak: a border that varies from part to part then disturbs less, and a defect there is harder to see.
+    """
+
+    factor: float = 1.0
+    blur: float = 0.0
+    gain: float = 1.0
+    border: bool = True
+
+    def apply(self, batch: Tensor, multiple: int) -> Tensor:
+        """Return the view of ``(B, C, h, w)``, intensity window at 0 and 1; sides become multiples of `multiple`."""
+        return self.contrast(self.resize(batch, multiple))
+
+    def resize(self, batch: Tensor, multiple: int) -> Tensor:
+        """Return the batch at the view's size."""
+        size = [max(multiple, round(n * self.factor / multiple) * multiple) for n in batch.shape[-2:]]
+        if size == list(batch.shape[-2:]):
+            return batch
+        return F.interpolate(batch, size=size, mode="bilinear", antialias=True, align_corners=False)
+
+    def contrast(self, batch: Tensor) -> Tensor:
+        """Return what is left of a batch of the view's size without its blur, amplified."""
+        return 0.5 + self.gain * (batch - blurred(batch, self.blur)) if self.blur else batch
+
+
+class _Network(nn.Module):
+    """All that is done to the resized batch of views that differ in their border only."""
+
+    def __init__(self, backbone: Backbone, views: Sequence[View]) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.views = tuple(views)
+
+    def forward(self, batch: Tensor) -> tuple[Tensor, ...]:
+        """Return for each view ``(B, h', w', d)``."""
+        seen = self.backbone.normalise(self.views[0].contrast(batch))
+        if batch.device.type == "cpu":
+            seen = seen.contiguous(memory_format=torch.channels_last)
+        levels = self.backbone.levels(seen)
+        return tuple(self.backbone.join(levels, view.border).permute(0, 2, 3, 1) for view in self.views)
+
+
+class Describer:
+    """Turns windows into patches, in every view.
+
+    Views that follow each other and differ only in their border share one pass through the network.
+
+    Parameters
+    ----------
+    backbone
+        Frozen features.
+    views
+        Ways to look; the first sets the grid.
+    """
+
+    def __init__(self, backbone: Backbone, views: Sequence[View]) -> None:
+        self.backbone = backbone
+        self.views = tuple(views)
+        self._device: Device | None = Device("cpu")
+        groups: list[list[View]] = []
+        for view in self.views:
+            if groups and replace(groups[-1][0], border=view.border) == view:
+                groups[-1].append(view)
+            else:
+                groups.append([view])
+        self._networks = [_Network(backbone, group).eval() for group in groups]
+        self._compiled: list[Compiled | None] = [None] * len(groups)
+        self._lock = threading.Lock()
+
+    @property
+    def runtime(self) -> str:
+        """What runs the network; see `inspection_core.device.Device`."""
+        return "torch" if self._device is None else self._device.runtime
+
+    def to(self, device: Device) -> None:
+        """Compute on another device."""
+        if device == self._device:  # asked before every image, and a look at every layer takes milliseconds
+            return
+        self._device = None  # where a move fails half way, for want of memory, the next one is made in any case
+        self.backbone.to(device.torch)
+        self._device = device
+
+    def __call__(self, batch: Tensor) -> Iterator[tuple[Tensor, tuple[int, int]]]:
+        """Yield each view of a batch ``(B, C, h, w)``: its patches ``(B * h' * w', d)`` and its grid ``(h', w')``."""
+        for number, network in enumerate(self._networks):
+            resized = network.views[0].resize(batch, self.backbone.multiple)
+            for features in self._run(number, resized):
+                yield features.reshape(-1, features.shape[-1]), (features.shape[1], features.shape[2])
+
+    def _run(self, number: int, batch: Tensor) -> Sequence[Tensor]:
+        if self.runtime != "openvino":
+            features: Sequence[Tensor] = self._networks[number](batch)
+            return features
+        with self._lock:
+            compiled = self._compiled[number]
+            if compiled is None:
+                compiled = self._compiled[number] = Compiled(self._networks[number], batch)
+        return [torch.from_numpy(made) for made in compiled(batch.numpy())]
+
+
+def blurred(batch: Tensor, sigma: float) -> Tensor:
+    """Blur ``(B, C, h, w)`` with a Gaussian of `sigma` pixels; the border's values continue outside."""
+    radius = max(1, round(3 * sigma))
+    place = torch.arange(-radius, radius + 1, dtype=batch.dtype, device=batch.device)
+    kernel = torch.exp(-0.5 * (place / sigma) ** 2)
+    channels = int(batch.shape[1])
+    # Each channel is a group of its own, which OpenVINO computes in half the time of one plane after the other.
+    kernel = (kernel / kernel.sum()).expand(channels, 1, 1, -1)
+    rows = F.conv2d(F.pad(batch, (radius, radius, 0, 0), mode="replicate"), kernel, groups=channels)
+    return F.conv2d(F.pad(rows, (0, 0, radius, radius), mode="replicate"), kernel.transpose(2, 3), groups=channels)

@@ -1,0 +1,63 @@
+"""OpenVINO gives what torch gives, whatever the shape, from several threads at once."""
+
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import torch
+
+from inspection_core.device import Device
+from inspection_core.engine import Engine
+from inspection_core.infer import measure
+from inspection_core.models.backbone import Backbone
+from inspection_core.models.compiled import SHAPES, Compiled
+from inspection_core.models.views import Describer, View
+
+TORCH, OPENVINO = Device("cpu"), Device("cpu", 1, "openvino")
+
+VIEWS = {
+    "plain": [View()],
+    "detail": [View(blur=4.0, gain=4.0)],
+    "two sizes": [View(blur=10.0, gain=3.0), View(factor=0.8)],
+    "one pass for two borders": [View(), View(border=False)],
+}
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("views", VIEWS.values(), ids=VIEWS)
+def test_patches_are_those_of_torch(views, channels):
+    torch.manual_seed(0)
+    describer = Describer(Backbone("resnet18"), views)
+    for shape in ((64, 64), (64, 96)):
+        batch = torch.rand((1, channels, *shape))
+        with torch.inference_mode():
+            describer.to(TORCH)
+            expected = list(describer(batch))
+            describer.to(OPENVINO)
+            got = list(describer(batch))
+        assert [size for _, size in got] == [size for _, size in expected]
+        for (patches, _), (wanted, _) in zip(got, expected, strict=True):
+            assert torch.allclose(patches, wanted, rtol=1e-4, atol=1e-4 * float(wanted.abs().max()))
+
+
+def test_threads_share_a_network_and_each_gets_its_own_result():
+    network = Compiled(torch.nn.Conv2d(1, 2, 3).eval(), torch.zeros((1, 1, 8, 8)))
+    batches = [torch.full((1, 1, 8, 8 + n % 3), float(n)).numpy() for n in range(24)]
+    alone = [network(batch)[0] for batch in batches]
+    with ThreadPoolExecutor(4) as pool:
+        together = list(pool.map(lambda batch: network(batch)[0], batches))
+    assert all((a == b).all() for a, b in zip(alone, together, strict=True))
+
+
+def test_a_bounded_number_of_shapes_is_kept():
+    network = Compiled(torch.nn.ReLU().eval(), torch.zeros((1, 4)))
+    for n in range(1, SHAPES + 4):
+        assert network(torch.ones((1, n)).numpy())[0].shape == (1, n)
+    assert len(network._by_shape) == SHAPES
+
+
+def test_a_model_scores_alike_in_both_runtimes(fitted, parts, tmp_path):
+    image = parts.read(tmp_path, parts.hole(parts.brushed(50)))
+    one, other = (measure(image, Engine(name).load(fitted.folder)) for name in ("cpu/torch", "cpu/openvino"))
+    assert (one.device, other.device) == ("cpu float32", "cpu float32 openvino")
+    assert other.image_score == pytest.approx(one.image_score, rel=1e-4)
+    assert other.score == pytest.approx(one.score, rel=1e-3, abs=1e-3)
