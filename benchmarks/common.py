@@ -71,7 +71,7 @@ def in_process(script: str | Path, *words: Any, environment: dict[str, str] | No
 
 
 def measured(work: Callable[[], Any]) -> tuple[Any, dict[str, float]]:
-    """Return what `work` gives, with ``seconds``, ``cpu_seconds`` and ``peak_mib``, its peak beyond the start (Linux)."""
+    """Return what `work` gives, with ``seconds``, ``cpu_seconds`` and ``peak_mib``, the peak beyond the start."""
     counted = _forget_peak()
     before = resident_bytes()
     cpu, wall = time.process_time(), time.perf_counter()

@@ -1,0 +1,115 @@
+"""Networks compiled for the CPU by OpenVINO, from a torch module in memory.
+
+No file is written or read. The module is traced once, with its input's axes left free; for each shape that comes it is
+then compiled, and the last few are kept. Each call runs on one core, and as many calls as there are cores run at once:
+so no core waits for another, and a result does not depend on how many there are. Networks whose scratch memory is large
+run one call at a time on all cores instead.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+import warnings
+from collections import OrderedDict
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from inspection_core import device as devices
+
+if TYPE_CHECKING:
+    import torch
+
+SHAPES = 16
+"""Shapes that a network is kept compiled for; compiling takes about a tenth of a second."""
+
+
+def convert(module: torch.nn.Module, example: torch.Tensor) -> Any:
+    """Return an ``openvino.Model`` of a torch module, with all axes of its input free.
+
+    The front end is called by itself: ``openvino.convert_model`` reports its use to its makers over the network, and
+    takes several times as long.
+
+    Parameters
+    ----------
+    module
+        In evaluation mode, one tensor in, a tensor or a tuple of them out. Which way it takes may not depend on the
+        input's values or shape.
+    example
+        An input to trace it with.
+    """
+    import torch
+    from openvino.frontend import FrontEndManager
+    from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
+
+    with torch.inference_mode(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of tracing: constants of the network are constants, and torch prefers export
+        traced = cast("Any", torch.jit).trace(module, example, check_trace=False)
+        decoder = TorchScriptPythonDecoder(traced)  # named, since it must live until the end of the conversion
+        front_end = FrontEndManager().load_by_framework("pytorch")
+        return front_end.convert(front_end.load(decoder))
+
+
+class Compiled:
+    """A network that runs in OpenVINO. Threads may call it at the same time.
+
+    Parameters
+    ----------
+    module, example
+        As for `convert`.
+    alone
+        Run one call at a time, on all cores. What it returns is then written over by the next call.
+    """
+
+    def __init__(self, module: torch.nn.Module, example: torch.Tensor, alone: bool = False) -> None:
+        import openvino
+
+        self._alone = alone
+        self._model = convert(module, example)
+        self._core = openvino.Core()
+        self._by_shape: OrderedDict[tuple[int, ...], queue.SimpleQueue[Any]] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def __call__(self, batch: NDArray[np.float32]) -> list[NDArray[np.float32]]:
+        """Return what the network gives for a float32 batch, in its order of outputs."""
+        waiting = self._requests(batch.shape)
+        request = waiting.get()
+        try:
+            request.infer([batch], share_inputs=True)
+            given = [request.get_output_tensor(i).data for i in range(len(self._model.outputs))]
+            return given if self._alone else [np.array(values) for values in given]
+        finally:
+            waiting.put(request)
+
+    def prepare(self, shape: tuple[int, ...]) -> None:
+        """Compile for a shape before the first batch of it comes."""
+        self._requests(shape)
+
+    def _requests(self, shape: tuple[int, ...]) -> queue.SimpleQueue[Any]:
+        """Return the free requests for a shape; a request is used by one thread at a time."""
+        with self._lock:
+            if shape not in self._by_shape:
+                self._by_shape[shape] = self._compile(shape)
+                if len(self._by_shape) > SHAPES:
+                    self._by_shape.popitem(last=False)
+            self._by_shape.move_to_end(shape)
+            return self._by_shape[shape]
+
+    def _compile(self, shape: tuple[int, ...]) -> queue.SimpleQueue[Any]:
+        model = self._model.clone()
+        model.reshape(list(shape))
+        cores = devices.threads()
+        calls = 1 if self._alone else cores
+        settings = {
+            "INFERENCE_PRECISION_HINT": "f32",  # else processors with bfloat16 use it unasked, and two machines differ
+            "NUM_STREAMS": str(calls),
+            "INFERENCE_NUM_THREADS": str(cores),
+            "ENABLE_CPU_PINNING": "NO",  # other threads, and other programs, need the cores too
+        }
+        compiled = self._core.compile_model(model, "CPU", settings)
+        free: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        for _ in range(calls):
+            free.put(compiled.create_infer_request())
+        return free
