@@ -6,8 +6,8 @@
 
 A volume is CHANNELSxDEPTHxHEIGHTxWIDTHxCLASSES. Both sides have the same ``UNet`` (channels 16, 32, 64, 128, strides 2,
 one residual unit, random weights), the same windows of 96 voxels a side, half a window of overlap and Gaussian weights.
-Each run has a process of its own. Time and peak memory count from when network and input are loaded until score and mask
-are there; both count for both. MONAI's softmax and argmax are compared with our score and mask voxel by voxel.
+Each run has a process of its own. Time and peak memory count from when network and input are loaded until score and
+mask are there; both count for both. MONAI's softmax and argmax are compared with our score and mask voxel by voxel.
 
 Rows: MONAI; ours; ours in torch instead of OpenVINO; ours with background skipped, compared where it was not skipped.
 The input is noise in a ball, smooth in places, and 0 around it.
@@ -16,6 +16,7 @@ The input is noise in a ball, smooth in places, and 0 around it.
 from __future__ import annotations
 
 import json
+import statistics
 import sys
 import tempfile
 from pathlib import Path
@@ -245,6 +246,10 @@ def volume_table(result):
     return table(f"{channels} x {d} x {h} x {w}, {classes} classes", columns, rows)
 
 
+def middle(runs, key):
+    return statistics.median(r[key] for r in runs)
+
+
 def main():
     if sys.argv[1:2] == ["--measure"]:
         return measure_here(*sys.argv[2:])
@@ -270,28 +275,22 @@ def main():
             large = in_process(__file__, "--measure", "large", folder, options.large, options.device, "")
     notes, plots = [], []
     if large and "error" not in large:
-        channels, d, h, w, classes = sides(options.large)
+        _, d, h, w, classes = sides(options.large)
         notes.append(
-            f"All of `predict` on a study of {d} x {h} x {w}, {classes} classes: {large['process_gb']:.2f} GB of resident "
-            f"memory at most, libraries and the study itself included, {large['cpu_seconds']:.0f} s of CPU time. A "
+            f"All of `predict` on a study of {d} x {h} x {w}, {classes} classes: {large['process_gb']:.2f} GB of "
+            f"resident memory at most, libraries and the study included, {large['cpu_seconds']:.0f} s of CPU time. A "
             "stand-in without layers takes the network's place: memory is the point."
         )
     elif large:
         notes.append(f"The large study failed: {large['error']}")
     if growing:
-        for key, label, name in (("cpu_seconds", "CPU seconds", "time"), ("peak_mib", "peak memory, MiB", "memory")):
+        for key, label, what in (("cpu_seconds", "CPU seconds", "time"), ("peak_mib", "peak memory, MiB", "memory")):
             lines = {
-                TITLES[who]: [
-                    (
-                        np.prod(sides(g["volume"])[1:4]) / 1e6,
-                        sorted(r[key] for r in g["runs"][who])[len(g["runs"][who]) // 2],
-                    )
-                    for g in growing
-                ]
-                for who in growing[0]["runs"]
-                if all("error" not in r for g in growing for r in g["runs"][who])
+                TITLES[name]: [(np.prod(sides(g["volume"])[1:4]) / 1e6, middle(g["runs"][name], key)) for g in growing]
+                for name in growing[0]["runs"]
+                if all("error" not in r for g in growing for r in g["runs"][name])
             }
-            plots.append(plot(f"sliding-window-{name}", "million voxels, 4 classes", label, lines))
+            plots.append(plot(f"sliding-window-{what}", "million voxels, 4 classes", label, lines))
     runs = {"volumes": results, "growing": growing, "large": large}
     result = write_json(options.out, facts, [volume_table(r) for r in results], runs, notes, plots)
     print(render(result))
