@@ -22,6 +22,8 @@ T = TypeVar("T")
 VIEWS = {"image": 2, "slices": 2, "volume": 3}
 """What a network looks at, and the number of axes of its input."""
 BLENDS = ("linear", "gaussian")
+SPACINGS = ("even", "fixed")
+AVERAGES = ("probabilities", "logits")
 NORMALISATIONS = ("window", "z-score", "percentile", "mean")
 FOREGROUNDS = ("all", "nonzero", "bright")
 WORLD_AXES = {"L": 0, "R": 0, "P": 1, "A": 1, "S": 2, "I": 2}
@@ -83,7 +85,17 @@ class Preparation:
         are padded to it with zeros. Empty takes `tile` on every axis.
     blend
         How overlapping windows are joined: weights that fall linearly over the overlap, or a Gaussian over the window
-        with a standard deviation of an eighth of it, as nnU-Net and MONAI do.
+        with a standard deviation of an eighth of it and a least weight of 0.001, as MONAI does.
+    steps
+        Where windows of a fixed `window_size` lie: ``"even"`` spreads them so that all overlaps are alike;
+        ``"fixed"`` goes on by a window less the overlap and moves the last one back to the border, as MONAI does. The
+        input is then padded to a window at most; for networks that give a value for every voxel.
+    average
+        What is averaged where windows of a network that segments overlap: ``"probabilities"``, or ``"logits"``, as
+        pipelines do that put a softmax behind their sliding window.
+    skip_background
+        Do not look at windows without any foreground: voxels that are 0 in every channel after normalisation, with a
+        margin. Where nothing was looked at is background; elsewhere results are the same.
     normalise
         ``"window"`` maps `window` to 0 and 1. ``"z-score"`` takes mean and standard deviation, ``"percentile"`` maps
         `percentiles` to 0 and 1, both of each channel of the volume at hand: for MR, whose values have no unit.
@@ -115,6 +127,9 @@ class Preparation:
     neighbours: int = 0
     window_size: tuple[int, ...] = ()
     blend: Literal["linear", "gaussian"] = "linear"
+    steps: Literal["even", "fixed"] = "even"
+    average: Literal["probabilities", "logits"] = "probabilities"
+    skip_background: bool = False
     normalise: Literal["window", "z-score", "percentile", "mean"] = "window"
     percentiles: tuple[float, float] = (0.5, 99.5)
     foreground: Literal["all", "nonzero", "bright"] = "all"
@@ -159,7 +174,10 @@ class Preparation:
             )
         if not 0 <= self.percentiles[0] < self.percentiles[1] <= 100:
             raise ModelError(f"Percentiles are (low, high) with 0 <= low < high <= 100. Got {self.percentiles}.")
-        for name, known in (("blend", BLENDS), ("normalise", NORMALISATIONS), ("foreground", FOREGROUNDS)):
+        if self.steps == "fixed" and not self.window_size:
+            raise ModelError('Windows with steps = "fixed" have a window_size. Got none.')
+        tables = {"blend": BLENDS, "steps": SPACINGS, "average": AVERAGES}
+        for name, known in (tables | {"normalise": NORMALISATIONS, "foreground": FOREGROUNDS}).items():
             if getattr(self, name) not in known:
                 raise ModelError(f"{name} is one of {list(known)}. Got {getattr(self, name)!r}.")
 

@@ -11,9 +11,9 @@ from __future__ import annotations
 import importlib.util
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, TypeVar, cast
 
 from inspection_core.errors import DeviceError
 
@@ -31,6 +31,9 @@ GPU_RESERVE = 0.8
 RUNTIMES = ("torch", "openvino")
 """What runs networks."""
 
+PRECISIONS = ("float32", "float16", "bfloat16")
+"""What a network computes in; results and sums are float32 all the same."""
+
 
 @dataclass(frozen=True)
 class Device:
@@ -45,11 +48,20 @@ class Device:
         makes a result independent of what else is in the batch. 1 on CPUs, where batching gains nothing.
     runtime
         What runs networks there, one of `RUNTIMES`. A model that cannot use OpenVINO runs in torch all the same.
+    precision
+        One of `PRECISIONS`. Below float32, torch chooses where it is safe (autocast).
+    graphs
+        Compile networks with ``torch.compile`` and replay them as CUDA graphs, which suits batches of one shape.
+    shrink
+        What the side of a tile is divided by. Windows whose size the card fixes stay as they are.
     """
 
     name: str
     batch: int = 1
     runtime: str = "torch"
+    precision: str = "float32"
+    graphs: bool = False
+    shrink: int = 1
 
     @property
     def torch(self) -> torch.device:
@@ -60,7 +72,22 @@ class Device:
         return torch.device("cuda", device.index or 0) if device.type == "cuda" else device
 
     def __str__(self) -> str:
-        return f"{self.name} float32" + ("" if self.runtime == "torch" else f" {self.runtime}")
+        return f"{self.name} {self.precision}" + ("" if self.runtime == "torch" else f" {self.runtime}")
+
+    @property
+    def told(self) -> str:
+        """How it is used, in words."""
+        tile = f", tiles of 1/{self.shrink} the side" if self.shrink > 1 else ""
+        precision = f" in {self.precision}" if self.precision != "float32" else ""
+        return f"{self.name}{precision} with a batch of {self.batch}{tile}"
+
+    def autocast(self) -> AbstractContextManager[None]:
+        """Return a context that a network is called in, so that it computes in this precision."""
+        import torch
+
+        if self.precision == "float32":
+            return nullcontext()
+        return torch.autocast(self.torch.type, dtype=getattr(torch, self.precision))
 
 
 def choose(name: str = "auto") -> Device:
@@ -70,12 +97,13 @@ def choose(name: str = "auto") -> Device:
     ----------
     name
         ``"auto"`` takes CUDA, then MPS, then the CPU; anything else is a torch device name. ``"cpu/torch"`` and
-        ``"cpu/openvino"`` ask for a runtime too.
+        ``"cpu/openvino"`` ask for a runtime too; on a GPU ``"cuda/float16"`` and ``"cuda/bfloat16"`` for a
+        precision, and ``"cuda/graphs"`` for compiled networks; several with plus, as in ``"cuda/float16+graphs"``.
 
     Raises
     ------
     DeviceError
-        If the device or the runtime asked for is unknown or absent.
+        If the device, or what is asked of it, is unknown or absent.
     """
     import torch
 
@@ -94,18 +122,46 @@ def choose(name: str = "auto") -> Device:
         index = torch.device(name).index or 0
         if index >= torch.cuda.device_count():
             raise DeviceError(f"There are {torch.cuda.device_count()} CUDA devices, counted from 0. Got {name!r}.")
-    if slash and (wanted not in RUNTIMES or kind != "cpu"):
+    if kind != "cpu":
+        return _with_options(Device(name, batch=GPU_BATCH), wanted)
+    if slash and wanted not in RUNTIMES:
         raise DeviceError(f'A runtime is asked for as "cpu/torch" or "cpu/openvino". Got "{name}/{wanted}".')
     if wanted == "openvino" and not has_openvino():
         raise DeviceError("OpenVINO is not installed here: pip install openvino, or choose cpu.")
-    if kind != "cpu":
-        return Device(name, batch=GPU_BATCH)
     return Device(name, runtime=wanted or ("openvino" if has_openvino() else "torch"))
+
+
+def _with_options(device: Device, wanted: str) -> Device:
+    """Return a GPU's device with what stands behind the slash."""
+    for option in wanted.split("+") if wanted else ():
+        if option in PRECISIONS:
+            device = replace(device, precision=option)
+        elif option == "graphs":
+            device = replace(device, graphs=True)
+        else:
+            raise DeviceError(
+                f"A GPU takes {', '.join(PRECISIONS)} and graphs. Got {option!r} in {device.name}/{wanted}."
+            )
+    return device
 
 
 def has_openvino() -> bool:
     """Tell whether OpenVINO is installed; it is not imported for that."""
     return importlib.util.find_spec("openvino") is not None
+
+
+def place(network: torch.nn.Module, device: Device) -> torch.nn.Module:
+    """Move a network to a device, in the memory format that its kind is fast with; return what to call."""
+    import torch
+
+    network.to(device.torch)
+    if device.torch.type != "cuda":
+        return network
+    for parameter in network.parameters():
+        form = {4: torch.channels_last, 5: torch.channels_last_3d}.get(parameter.ndim)
+        if form is not None:
+            parameter.data = parameter.data.contiguous(memory_format=form)
+    return cast("torch.nn.Module", torch.compile(network, mode="reduce-overhead")) if device.graphs else network
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -120,13 +176,23 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def rungs(device: Device) -> Sequence[Device]:
-    """Return the memory ladder: the device itself, with a batch of one, then the CPU."""
+    """Return the memory ladder: the device itself, a batch of one, half the tile, half the precision, then the CPU.
+
+    The first two rungs give the same to the last digits. A smaller tile shows a network less at a time, and float16
+    rounds; results from there on are near, and say where they were made.
+    """
+    import torch
+
     ladder = [device]
     if device.batch > 1:
         ladder.append(replace(device, batch=1))
-    if device.torch.type != "cpu":
-        ladder.append(Device("cpu"))
-    return ladder
+    kind = device.torch.type
+    if kind == "cpu":
+        return ladder
+    ladder.append(replace(ladder[-1], shrink=2 * device.shrink, graphs=False))
+    if device.precision == "float32" and torch.amp.is_autocast_available(kind):
+        ladder.append(replace(ladder[-1], precision="float16"))
+    return [*ladder, Device("cpu")]
 
 
 def on_ladder(device: Device, work: Callable[[Device], T]) -> tuple[T, Device]:
@@ -148,7 +214,7 @@ def on_ladder(device: Device, work: Callable[[Device], T]) -> tuple[T, Device]:
                 raise
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
-    tried = ", ".join(f"{rung.name} with a batch of {rung.batch}" for rung in ladder)
+    tried = ", ".join(rung.told for rung in ladder)
     raise DeviceError(
         f"Memory ran out on every rung ({tried}). Close other programs, or make a model with a smaller inference size."
     )

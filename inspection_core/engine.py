@@ -23,10 +23,11 @@ from inspection_core.device import Device
 from inspection_core.errors import ModelError
 from inspection_core.image import Image
 from inspection_core.models import HOSTS, Host, Predictor, Scores, Segmented, Segmenter, function, load_predictor
+from inspection_core.placement import ClassMap, Placement
 from inspection_core.prediction import Prediction
-from inspection_core.prepare import MAX_VOXELS
+from inspection_core.prepare import MAX_VOXELS, Prepared
 from inspection_core.progress import tick
-from inspection_core.sweep import sweep
+from inspection_core.sweep import Done, cells, sweep, sweep_blocks
 from inspection_core.tiling import Stitcher, Window, windows
 
 if TYPE_CHECKING:
@@ -106,8 +107,40 @@ class LoadedModel:
         """Whether the network gives the disagreement of its members as one more channel."""
         return bool(getattr(self.predictor, "spread", False))
 
-    def run_classes(self, pixels: torch.Tensor) -> tuple[NDArray[Any], Device]:
-        """Send prepared pixels ``(C, [d,] h, w)`` through a network that segments.
+    @property
+    def steps(self) -> tuple[tuple[int, ...], tuple[float, ...]]:
+        """Stride and offset of each axis of a volume; slices are not strided over."""
+        stride, offset = self.predictor.stride, self.predictor.offset
+        if self.card.preparation.view == "volume":
+            return (stride,) * 3, (offset,) * 3
+        return (1, stride, stride), (0.0, offset, offset)
+
+    def run_classes(self, prepared: Prepared) -> tuple[Segmented, Device]:
+        """Send a prepared image through a network that segments; return score and mask on the image's own grid.
+
+        Returns
+        -------
+        segmented, device
+            At the card's temperature and cut, and the rung. What the network gives is never whole in memory.
+
+        Raises
+        ------
+        ModelError
+            If the network gives another number of classes than the card names.
+        """
+        place = prepared.place
+
+        def work(rung: Device) -> Segmented:
+            shape = cells(prepared.volume.shape[1:], self.card.preparation, self.predictor.stride)
+            found = self._class_map(shape, place)
+            self._sweep_classes(prepared.volume, rung, found.add)
+            return _segmented(found)
+
+        with self._lock:
+            return devices.on_ladder(self.device, work)
+
+    def run_foreground(self, prepared: Prepared) -> tuple[NDArray[np.float16], Device]:
+        """Send a prepared image through a network that segments; return all that it gives, on its own grid.
 
         Returns
         -------
@@ -118,10 +151,30 @@ class LoadedModel:
         Raises
         ------
         ModelError
-            If the network gives another number of classes than the card names.
+            As `run_classes`.
         """
+
+        def work(rung: Device) -> NDArray[np.float16]:
+            shape = cells(prepared.volume.shape[1:], self.card.preparation, self.predictor.stride)
+            out = np.zeros((len(self.card.classes) + self.spread, *shape), np.float16)
+
+            def done(block: Window, values: NDArray[np.float32]) -> None:
+                out[(slice(None), *block)] = values
+
+            self._sweep_classes(prepared.volume, rung, done)
+            return out
+
         with self._lock:
-            return devices.on_ladder(self.device, lambda rung: self._run_classes(pixels, rung))
+            return devices.on_ladder(self.device, work)
+
+    def restore(self, foreground: NDArray[Any], place: Placement) -> Segmented:
+        """Return what `run_classes` makes of what `run_foreground` gives."""
+        found = self._class_map(foreground.shape[1:], place)
+        found.add(tuple(slice(0, n) for n in foreground.shape[1:]), foreground)
+        return _segmented(found)
+
+    def _class_map(self, shape: Sequence[int], place: Placement) -> ClassMap:
+        return ClassMap(len(self.card.classes), shape, place, *self.steps, self.card.policy.voxel, self.spread)
 
     @property
     def hosted(self) -> bool:
@@ -134,21 +187,20 @@ class LoadedModel:
         with self._lock:
             return devices.on_ladder(self.device, lambda rung: host.segment(image, rung))
 
-    def _run_classes(self, pixels: torch.Tensor, device: Device) -> NDArray[Any]:
+    def _sweep_classes(self, volume: torch.Tensor, device: Device, done: Done) -> None:
         network = cast("Segmenter", self.predictor)
         network.to(device)
-        volume = pixels if pixels.ndim == 4 else pixels[:, None]
         temperature, classes = self.card.calibration.temperature, 1 + len(self.card.classes)
-        stitched = sweep(
+        sweep_blocks(
             lambda batch: temper(network(batch), temperature, classes),
             volume,
             device,
             self.card.preparation,
             network.stride,
             classes + self.spread,
-            np.float16,
+            done,
+            classes,
         )
-        return stitched[1:]
 
     def _run(self, images: Sequence[torch.Tensor], device: Device) -> list[Grid]:
         self.predictor.to(device)
@@ -157,7 +209,13 @@ class LoadedModel:
             network, stride = self.predictor, self.predictor.stride
             maps = [sweep(lambda b: network(b).map[:, None], p, device, preparation, stride, 1)[0] for p in images]
             return [Grid(m, None) for m in maps]
-        return run_images(self.predictor, images, device, preparation.tile, preparation.overlap, preparation.multiple)
+        tile = max(preparation.multiple, preparation.tile // device.shrink)
+        return run_images(self.predictor, images, device, tile, preparation.overlap, preparation.multiple)
+
+
+def _segmented(found: ClassMap) -> Segmented:
+    score, mask, spread = found.result()
+    return Segmented(score, mask, spread=spread)
 
 
 class RemoteModel(Protocol):
@@ -296,7 +354,7 @@ def _call(predictor: Predictor, batch: torch.Tensor, device: Device) -> Scores:
 
     if device.torch.type == "cuda":
         batch = batch.pin_memory()
-    with torch.inference_mode():
+    with torch.inference_mode(), device.autocast():
         return predictor(batch.to(device.torch, non_blocking=True))
 
 

@@ -25,7 +25,7 @@ from inspection_core.findings import find, find_labelled
 from inspection_core.image import Image
 from inspection_core.input_check import check_input
 from inspection_core.models import Explaining, Segmented
-from inspection_core.placement import Placement, restore_classes, restore_map
+from inspection_core.placement import Placement, restore_map
 from inspection_core.prediction import Finding, Prediction
 from inspection_core.prepare import Prepared, in_order, prepare, restore
 from inspection_core.threshold import cuts, map_cuts, verdict
@@ -95,9 +95,8 @@ class Forwarded:
     begun
         What went in; of a model that segments without the pixels, the largest array of all.
     output
-        The `Grid` of an anomaly model, or the foreground probabilities ``(K, d', h', w')`` of one that segments, with
-        the spread as one channel more where the model gives it; another maker's `Segmented`; a whole `Prediction` where
-        another process made it. None once it was handed over.
+        The `Grid` of an anomaly model, the `Segmented` of one that segments, or a whole `Prediction` where another
+        process made it. None once it was handed over.
     rung
         Of the memory ladder; None where another process knows.
     timings
@@ -105,14 +104,14 @@ class Forwarded:
     """
 
     begun: Begun
-    output: Grid | NDArray[Any] | Segmented | Prediction | None
+    output: Grid | Segmented | Prediction | None
     rung: Device | None
     timings: dict[str, float]
 
-    def take(self) -> Grid | NDArray[Any] | Segmented | Prediction:
+    def take(self) -> Grid | Segmented | Prediction:
         """Hand over what the network gave, which can be given up before the findings are looked for: it is large."""
         given, self.output = self.output, None
-        return cast("Grid | NDArray[Any] | Segmented | Prediction", given)
+        return cast("Grid | Segmented | Prediction", given)
 
 
 def begin(image: Image, model: Model) -> Begun:
@@ -147,7 +146,7 @@ def forward(ready: Sequence[Begun], model: Model) -> list[Forwarded]:
     if not isinstance(model, LoadedModel):
         return [Forwarded(one, model.predict(one.image), None, one.timings) for one in ready]
     clock = Clock()
-    outputs: Sequence[tuple[Grid | NDArray[Any] | Segmented, Device]]
+    outputs: Sequence[tuple[Grid | Segmented, Device]]
     if model.card.task == "segmentation":
         _check_segmenter(model)
         outputs = [_classes(one, model) for one in ready]
@@ -168,8 +167,8 @@ def forward(ready: Sequence[Begun], model: Model) -> list[Forwarded]:
     ]
 
 
-def _classes(one: Begun, model: LoadedModel) -> tuple[NDArray[Any] | Segmented, Device]:
-    return model.segment(one.image) if one.prepared is None else model.run_classes(one.prepared.pixels)
+def _classes(one: Begun, model: LoadedModel) -> tuple[Segmented, Device]:
+    return model.segment(one.image) if one.prepared is None else model.run_classes(one.prepared)
 
 
 def complete(done: Forwarded, model: Model) -> Prediction:
@@ -201,7 +200,7 @@ def _measured(done: Forwarded, model: LoadedModel) -> Measured:
     if prepared.placement is None:
         score = restore(grid.score, prepared.shape, prepared.source, predictor.stride, predictor.offset)
     else:
-        score = restore_map(grid.score, prepared.placement, *_steps(model)).reshape(prepared.source)
+        score = restore_map(grid.score, prepared.placement, *model.steps).reshape(prepared.source)
     clock.lap("restore")
     warnings = (*prepared.warnings, *done.begun.unlike, *_short_of_memory(model, done.rung))
     return Measured(
@@ -299,25 +298,20 @@ def _without_pixels(one: Begun) -> Begun:
     if one.prepared is None:
         return one
     prepared = one.prepared
-    place = prepared.placement or Placement.plain(prepared.source, prepared.shape)
-    return replace(one, prepared=replace(prepared, pixels=prepared.pixels[..., :0].clone(), placement=place))
+    return replace(one, prepared=replace(prepared, pixels=prepared.pixels[..., :0].clone(), placement=prepared.place))
 
 
 def _segmented(done: Forwarded, model: LoadedModel) -> Prediction:
-    """Finish for a network that gives class probabilities: the mask is the most probable class of each voxel."""
-    card, image, given = model.card, done.begun.image, done.take()
+    """Finish for a network that segments: the mask is the most probable class of each voxel."""
+    card, image, given = model.card, done.begun.image, cast("Segmented", done.take())
     clock = Clock()
     shape = image.geometry.shape
-    spread: NDArray[np.float32] | None = None
-    if isinstance(given, Segmented):
-        score, labels, notes, inner = given.score, given.mask, given.warnings, 1.0
-    else:
-        prepared, foreground = cast("Prepared", done.begun.prepared), cast("NDArray[Any]", given)
-        place = cast("Placement", prepared.placement)
-        score, labels = restore_classes(foreground[: len(card.classes)], place, *_steps(model), card.policy.voxel)
-        spread = restore_map(foreground[-1], place, *_steps(model)).reshape(shape) if model.spread else None
-        notes, inner = (*prepared.warnings, *done.begun.unlike), cells_in(place)
-        del foreground
+    score, labels = given.score, given.mask
+    spread = None if given.spread is None else given.spread.reshape(shape)
+    notes, inner = given.warnings, 1.0
+    if done.begun.prepared is not None:
+        prepared = done.begun.prepared
+        notes, inner = (*prepared.warnings, *done.begun.unlike, *notes), cells_in(prepared.place)
     del given
     notes = (*notes, *_short_of_memory(model, done.rung))
     clock.lap("restore")
@@ -364,18 +358,10 @@ def cells_in(place: Placement) -> float:
     return math.prod(place.resized) / math.prod(place.size)
 
 
-def _steps(model: LoadedModel) -> tuple[tuple[int, ...], tuple[float, ...]]:
-    """Return stride and offset of each axis of a volume; slices are not strided over."""
-    stride, offset = model.predictor.stride, model.predictor.offset
-    if model.card.preparation.view == "volume":
-        return (stride,) * 3, (offset,) * 3
-    return (1, stride, stride), (0.0, offset, offset)
-
-
 def _short_of_memory(model: LoadedModel, rung: Device | None) -> tuple[str, ...]:
     if rung is None or rung == model.device:
         return ()
-    return (f"memory ran short: done on {rung.name} with a batch of {rung.batch}",)
+    return (f"memory ran short: done on {rung.told}",)
 
 
 def top_mean(values: NDArray[np.floating[Any]], share: float) -> float:

@@ -2,7 +2,7 @@
 
 A volume is turned by whole axes to the card's orientation, cut to a box, resized, and padded at its ends. All of it is
 separable, so one line of numbers an axis says where each source voxel lies on the network's grid. The way back is
-taken a slab at a time, so that the classes of a whole volume never stand side by side at its own resolution.
+taken block by block as the network gives them, so that the classes of a whole volume never stand side by side.
 """
 
 from __future__ import annotations
@@ -151,7 +151,7 @@ def restore_map(
     """
     score = np.zeros(place.source, np.float32)
     inside = place.view(score)
-    for rows, values in _slabs(grid[None], place, stride, offset):
+    for rows, values in _slabs(grid[None], _lines(grid.shape, place, stride, offset), slice(0, place.size[0])):
         inside[rows] = values[0]
     return score
 
@@ -183,33 +183,135 @@ def restore_classes(
         uint8: the class of the highest probability, from 1; 0 where none is above the background's, or the cut is not
         reached.
     """
-    score, mask = np.zeros(place.source, np.float32), np.zeros(place.source, np.uint8)
-    inside, labels = place.view(score), place.view(mask)
-    for rows, values in _slabs(foreground, place, stride, offset):
-        total = values.sum(axis=0)
-        highest = np.where(total > cut, 0, np.inf).astype(np.float32) if cut else 1 - total
-        for k, value in enumerate(values, start=1):
-            above = value > highest
-            labels[rows][above] = k
-            np.maximum(highest, value, out=highest)
-        inside[rows] = np.clip(total, 0, 1)
+    whole = ClassMap(len(foreground), foreground.shape[1:], place, stride, offset, cut)
+    whole.add(tuple(slice(0, n) for n in foreground.shape[1:]), foreground)
+    score, mask, _ = whole.result()
     return score, mask
 
 
-def _slabs(
-    stack: NDArray[np.floating[Any]], place: Placement, stride: Sequence[int], offset: Sequence[float]
-) -> Iterator[tuple[slice, NDArray[np.float32]]]:
-    """Yield slabs ``(K, rows, y, x)`` of the oriented box, linearly interpolated between cells."""
+class ClassMap:
+    """Score map and label mask on the source's own grid, made from the probabilities of blocks as they come.
+
+    Where the network's cells are the source's voxels, a block is finished at once. Else a layer of blocks is gathered,
+    and each plane of the source is interpolated as soon as the cells around it are there.
+
+    Parameters
+    ----------
+    classes
+        K, without the background.
+    cells
+        Shape of the network's grid.
+    place, stride, offset, cut
+        As for `restore_classes`.
+    spread
+        Whether one channel more follows the classes, which is brought back as it is.
+    """
+
+    def __init__(
+        self,
+        classes: int,
+        cells: Sequence[int],
+        place: Placement,
+        stride: Sequence[int],
+        offset: Sequence[float],
+        cut: float = 0.0,
+        spread: bool = False,
+    ) -> None:
+        self._classes, self._cells, self._place, self._cut = classes, tuple(cells), place, cut
+        self._score, self._mask = np.zeros(place.source, np.float32), np.zeros(place.source, np.uint8)
+        self._spread = np.zeros(place.source, np.float32) if spread else None
+        self._plain = place.resized == place.size and all(s == 1 for s in stride) and not any(offset)
+        self._lines = _lines(cells, place, stride, offset)
+        self._stack: NDArray[Any] = np.zeros((classes + spread, 0, *cells[1:]), np.float16)
+        self._first = 0  # plane of cells that the stack begins with
+        self._row = 0  # plane of the source's box that is next
+
+    def add(self, block: tuple[slice, ...], values: NDArray[np.floating[Any]]) -> None:
+        """Take in ``(K, *block)`` probabilities, with the spread behind them where there is one.
+
+        Blocks come by their first plane, and those of one layer have the same planes.
+        """
+        if self._plain:
+            inner = tuple(slice(s.start, min(s.stop, n)) for s, n in zip(block, self._place.resized, strict=True))
+            if all(s.start < s.stop for s in inner):
+                cut = tuple(slice(0, s.stop - s.start) for s in inner)
+                self._put(inner, np.asarray(values[(slice(None), *cut)], np.float32))
+            return
+        planes, *rest = block
+        if all((s.start, s.stop) == (0, n) for s, n in zip(block, self._cells, strict=True)):
+            self._stack = values
+        else:
+            grow = planes.stop - self._first - self._stack.shape[1]
+            if grow > 0:
+                more = np.zeros((len(self._stack), grow, *self._cells[1:]), np.float16)
+                self._stack = np.concatenate([self._stack, more], axis=1)
+            at = slice(planes.start - self._first, planes.stop - self._first)
+            self._stack[(slice(None), at, *rest)] = values
+        if rest[0].stop == self._cells[1] and rest[1].stop == self._cells[2]:
+            self._finish(planes.stop)
+
+    def result(self) -> tuple[NDArray[np.float32], NDArray[np.uint8], NDArray[np.float32] | None]:
+        """Return score, mask and spread, all of shape ``place.source``, once all blocks were given."""
+        return self._score, self._mask, self._spread
+
+    def _finish(self, upto: int) -> None:
+        """Write the planes of the source that lie between cells before plane `upto`, and forget what they needed."""
+        below, share = self._lines[0]
+        ready = int(np.searchsorted(below + (share > 0), upto))
+        if ready > self._row:
+            lines = [(below - self._first, share), *self._lines[1:]]
+            for rows, values in _slabs(self._stack, lines, slice(self._row, ready)):
+                self._put((rows, *(slice(0, n) for n in self._place.size[1:])), values)
+            self._row = ready
+        keep = min(int(below[ready]) if ready < below.size else upto, upto) - self._first
+        if keep > 0:
+            self._stack, self._first = self._stack[:, keep:].copy(), self._first + keep
+
+    def _put(self, at: tuple[slice, ...], values: NDArray[np.float32]) -> None:
+        score, labels = decide(values[: self._classes], self._cut)
+        self._place.view(self._score)[at] = score
+        self._place.view(self._mask)[at] = labels
+        if self._spread is not None:
+            self._place.view(self._spread)[at] = values[-1]
+
+
+def decide(probabilities: NDArray[np.float32], cut: float = 0.0) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
+    """Return 1 - P(background) and the class of each voxel from ``(K, ...)`` probabilities without the background.
+
+    `cut` is as for `restore_classes`.
+    """
+    total = probabilities.sum(axis=0)
+    labels = np.zeros(total.shape, np.uint8)
+    highest = np.where(total > cut, 0, np.inf).astype(np.float32) if cut else 1 - total
+    above = np.empty(total.shape, np.bool_)
+    for k, value in enumerate(probabilities, start=1):
+        np.greater(value, highest, out=above)
+        np.copyto(labels, np.uint8(k), where=above)
+        np.maximum(highest, value, out=highest)
+    return np.clip(total, 0, 1, out=total), labels
+
+
+def _lines(
+    cells: Sequence[int], place: Placement, stride: Sequence[int], offset: Sequence[float]
+) -> list[tuple[NDArray[np.intp], NDArray[np.float32]]]:
+    """Return, for each axis of the source's box, the cell below each voxel and the share of the next one."""
     lines = []
-    for n, inner, outer, s, o in zip(stack.shape[1:], place.resized, place.size, stride, offset, strict=True):
+    for n, inner, outer, s, o in zip(cells, place.resized, place.size, stride, offset, strict=True):
         at = (np.arange(outer) + 0.5) * (inner / outer) - 0.5  # source voxel -> input voxel
         last = min(n - 1.0, max(0.0, (inner - 1 - o) / s))  # cells beyond look at padding
         at = np.clip((at - o) / s, 0, last)
         below = np.minimum(at.astype(np.intp), max(0, n - 2))
         lines.append((below, np.asarray(at - below, np.float32)))
-    rows = max(1, SLAB_BYTES // (4 * len(stack) * place.size[1] * place.size[2]))
-    for z in range(0, place.size[0], rows):
-        part = slice(z, min(z + rows, place.size[0]))
+    return lines
+
+
+def _slabs(
+    stack: NDArray[np.floating[Any]], lines: Sequence[tuple[NDArray[np.intp], NDArray[np.float32]]], rows: slice
+) -> Iterator[tuple[slice, NDArray[np.float32]]]:
+    """Yield slabs ``(K, planes, y, x)`` of some rows of the oriented box, linearly interpolated between cells."""
+    size = max(1, SLAB_BYTES // (4 * len(stack) * lines[1][0].size * lines[2][0].size))
+    for z in range(rows.start, rows.stop, size):
+        part = slice(z, min(z + size, rows.stop))
         values: NDArray[Any] = stack
         for axis, (below, share) in enumerate(lines, start=1):
             at, weight = (below[part], share[part]) if axis == 1 else (below, share)

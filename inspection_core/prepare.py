@@ -69,6 +69,16 @@ class Prepared:
         """Spatial shape of the inference grid."""
         return tuple(self.pixels.shape[1:])
 
+    @property
+    def volume(self) -> torch.Tensor:
+        """The pixels as ``(C, d, h, w)``; an image is a volume of one plane."""
+        return self.pixels if self.pixels.ndim == 4 else self.pixels[:, None]
+
+    @property
+    def place(self) -> Placement:
+        """Where the source lies on the grid of `volume`."""
+        return self.placement or Placement.plain(self.source, self.shape)
+
 
 def inference_shape(shape: Sequence[int], preparation: Preparation) -> tuple[int, int]:
     """Return the inference size ``(h, w)`` of an image of `shape` ``(y, x)``: aspect kept, whole multiples."""
@@ -238,8 +248,11 @@ def volume_shape(
 
 
 def padded_shape(shape: Sequence[int], preparation: Preparation) -> tuple[int, ...]:
-    """Return the shape of a network's input for a volume ``(d, h, w)``: whole multiples, and a window at least."""
-    m = preparation.multiple
+    """Return the shape of a network's input for a volume ``(d, h, w)``: whole multiples, and a window at least.
+
+    Windows with fixed steps end at the border wherever it is, so that only a window at least is needed.
+    """
+    m = 1 if preparation.steps == "fixed" else preparation.multiple
     least = (0,) * (3 - len(preparation.window_size)) + preparation.window_size if preparation.window_size else (0,) * 3
     out = [max(-(-n // m) * m, w) for n, w in zip(shape, least, strict=True)]
     return (shape[0], *out[1:]) if preparation.view == "slices" else tuple(out)

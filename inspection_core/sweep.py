@@ -1,27 +1,32 @@
-"""A network over the slices or the blocks of a volume: windows in, blended class maps out.
+"""A network over the slices or the blocks of a volume: windows in, blended maps out, block by block.
 
-Windows come by their first plane, and a plane is finished once no window can reach it any more. So of a large volume
-only the result and one layer of windows are held.
+Windows come in index order, and a block is finished once no window can reach it any more. So of a large volume only
+what later windows still change is held; what becomes of a finished block is for the caller to say.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from inspection_core.card import Preparation
+from inspection_core.confidence import FLOOR
 from inspection_core.device import Device
 from inspection_core.errors import ModelError
 from inspection_core.progress import tick
-from inspection_core.tiling import SlabStitcher, Window, windows
+from inspection_core.tiling import Blend, Window, windows
 
 if TYPE_CHECKING:
     import torch
 
 Network = Callable[["torch.Tensor"], "torch.Tensor"]
+Done = Callable[[Window, NDArray[np.float32]], None]
+
+CELL = 16
+"""Side, in voxels, of the cells that background is told by."""
 
 
 def sweep(
@@ -33,22 +38,12 @@ def sweep(
     channels: int,
     dtype: type[np.floating[Any]] = np.float32,
 ) -> NDArray[Any]:
-    """Put all windows of a prepared volume through a network and blend what comes out.
+    """Put all windows of a prepared volume through a network and return the whole of what comes out.
 
     Parameters
     ----------
-    network
-        From a batch of windows to ``(B, channels, *grid)``; for slices the grid is ``(h', w')``.
-    pixels
-        ``(C, d, h, w)`` as `inspection_core.prepare.prepare` gives them.
-    device
-        Batches have its size, padded with zeros, so that company changes nothing.
-    preparation
-        Of the card: view, neighbours, windows and blending.
-    stride
-        Input voxels from one cell to the next, on every axis that the network strides over.
-    channels
-        What the network gives.
+    network, pixels, device, preparation, stride, channels
+        As for `sweep_blocks`; what is averaged is what the network gives.
     dtype
         Type of the result; float16 keeps probabilities to 5e-4.
 
@@ -60,49 +55,232 @@ def sweep(
     Raises
     ------
     ModelError
+        As `sweep_blocks`.
+    """
+    out = np.zeros((channels, *cells(pixels.shape[1:], preparation, stride)), dtype)
+
+    def done(place: Window, values: NDArray[np.float32]) -> None:
+        out[(slice(None), *place)] = values
+
+    sweep_blocks(network, pixels, device, preparation, stride, channels, done)
+    return out
+
+
+def sweep_blocks(
+    network: Network,
+    pixels: torch.Tensor,
+    device: Device,
+    preparation: Preparation,
+    stride: int,
+    channels: int,
+    done: Done,
+    classes: int = 0,
+) -> None:
+    """Put all windows of a prepared volume through a network, blend them, and hand out each block that is done.
+
+    Parameters
+    ----------
+    network
+        From a batch of windows to ``(B, channels, *grid)``; for slices the grid is ``(h', w')``. The batch is used
+        again, and what the network returns is written over.
+    pixels
+        ``(C, d, h, w)`` as `inspection_core.prepare.prepare` gives them.
+    device
+        Batches have its size, padded with zeros, so that company changes nothing.
+    preparation
+        Of the card: view, neighbours, windows and blending.
+    stride
+        Input voxels from one cell to the next, on every axis that the network strides over.
+    channels
+        What the network gives.
+    done
+        Called with the place of each block on the grid of cells and its float32 values, which hold until it returns.
+    classes
+        So many channels, the first, are the probabilities of classes, background first. They are averaged as the card
+        says, and handed out without the background, which is what is left to 1. 0 for a network that gives none.
+
+    Raises
+    ------
+    ModelError
         If the network gives another number of channels, or another grid, than was said.
     """
     import torch
 
     flat = preparation.view != "volume"
-    shape = tuple(pixels.shape[1:])
     steps = (1, stride, stride) if flat else (stride,) * 3
-    todo = volume_windows(shape, preparation)
+    todo = volume_windows(pixels.shape[1:], preparation, stride, device.shrink)
     size = tuple(s.stop - s.start for s in todo[0])
     grid = tuple(n // s for n, s in zip(size, steps, strict=True))
+    logits = bool(classes) and preparation.average == "logits"
+    dropped = int(bool(classes) and not logits)
+    seen = foreground(pixels) if preparation.skip_background else None
+
+    def out(place: Window, values: torch.Tensor) -> None:
+        if logits:
+            values[:classes] = values[:classes].softmax(dim=0)
+            values = values[1:]
+        array = values.cpu().numpy()
+        if seen is not None:
+            lines = [np.arange(s.start, s.stop) * k // CELL for s, k in zip(place, steps, strict=True)]
+            array *= seen[np.ix_(*lines)]
+        done(place, array)
+
     ramp = None if preparation.blend == "gaussian" else max(1, int(min(size[1:]) * preparation.overlap) // stride)
-    stitcher = SlabStitcher([n // s for n, s in zip(shape, steps, strict=True)], channels, ramp, dtype)
-    planes = 2 * preparation.neighbours + 1
-    form = (planes * len(pixels), *size[1:]) if flat else (len(pixels), *size)
-    for first in range(0, len(todo), device.batch):
-        tick(first, len(todo))
-        part = todo[first : first + device.batch]
-        batch = torch.zeros((device.batch, *form), dtype=torch.float32)
-        for slot, window in zip(batch, part, strict=False):
-            slot.copy_(_cut(pixels, window, preparation.neighbours) if flat else pixels[(slice(None), *window)])
-        with torch.inference_mode():
-            given = network(batch.to(device.torch))
-        wanted = (device.batch, channels, *(grid[1:] if flat else grid))
+    on_grid = [tuple(slice(s.start // k, s.stop // k) for s, k in zip(w, steps, strict=True)) for w in todo]
+    shape = cells(pixels.shape[1:], preparation, stride)
+    blend = Blend(on_grid, shape, channels - dropped, ramp, out, device.torch)
+    wanted = (device.batch, channels, *(grid[1:] if flat else grid))
+
+    def add(parts: Sequence[int], given: torch.Tensor) -> None:
         if tuple(given.shape) != wanted:
             raise ModelError(
                 f"The network gives an array of shape {tuple(given.shape)} where its card needs {wanted}: compare the "
                 "card's classes (and one for the background), view and stride with the network."
             )
-        values = given.float().cpu().numpy()
-        for window, result in zip(part, values, strict=False):
-            at = tuple(slice(s.start // k, s.stop // k) for s, k in zip(window, steps, strict=True))
-            stitcher.add(at, result[:, None] if flat else result)
-    return stitcher.result()
+        for k, result in zip(parts, given, strict=False):
+            values = result[dropped:].float()
+            if logits:
+                values[:classes].clamp_min_(FLOOR).log_()
+            blend.add(on_grid[k], values[:, None] if flat else values)
+
+    empty = [k for k, window in enumerate(todo) if seen is not None and not seen[_cells_of(window)].any()]
+    jobs = _jobs(len(todo), frozenset(empty), device.batch)
+    feed = _Feed(pixels, todo, device, preparation.neighbours if flat else None, size)
+    with torch.inference_mode():
+        for parts, batch in feed.batches(jobs):
+            tick(parts[0], len(todo))
+            if batch is None:
+                for k in parts:
+                    blend.add(on_grid[k], torch.zeros((channels - dropped, *grid), device=device.torch))
+                continue
+            with device.autocast():
+                given = network(batch)
+            feed.ahead()
+            add(parts, given)
 
 
-def volume_windows(shape: Sequence[int], preparation: Preparation) -> list[Window]:
-    """Return the windows ``(z, y, x)`` of a prepared volume by their first plane; slices are one plane thick."""
+def volume_windows(shape: Sequence[int], preparation: Preparation, stride: int = 1, shrink: int = 1) -> list[Window]:
+    """Return the windows ``(z, y, x)`` of a prepared volume in index order; slices are one plane thick."""
     m = preparation.multiple
-    side = max(m, preparation.tile // m * m)
+    side = max(m, preparation.tile // shrink // m * m)
+    even = preparation.steps == "even"
+    step = m if even else stride
     if preparation.view == "volume":
-        return windows(shape, preparation.window_size or (side,) * 3, preparation.overlap, step=m)
-    plane = windows(shape[1:], preparation.window_size or (side, side), preparation.overlap, step=m)
+        return windows(shape, preparation.window_size or (side,) * 3, preparation.overlap, step, even)
+    plane = windows(shape[1:], preparation.window_size or (side, side), preparation.overlap, step, even)
     return [(slice(z, z + 1), *window) for z in range(shape[0]) for window in plane]
+
+
+def cells(shape: Sequence[int], preparation: Preparation, stride: int) -> tuple[int, ...]:
+    """Return the grid of cells that a network gives for a volume of `shape`; slices are not strided over."""
+    d, h, w = shape
+    return (d // stride if preparation.view == "volume" else d, h // stride, w // stride)
+
+
+def foreground(pixels: torch.Tensor) -> NDArray[np.bool_]:
+    """Return which cells of `CELL` voxels a side hold foreground, or touch one that does.
+
+    Foreground is what is not 0 in every channel. The last cells of an axis may be cut.
+    """
+    import torch
+    import torch.nn.functional as F
+
+    some = torch.zeros([-(-n // CELL) for n in pixels.shape[1:]])
+    for z in range(0, pixels.shape[1], CELL):
+        layer = (pixels[:, z : z + CELL] != 0).flatten(0, 1).any(dim=0).float()
+        some[z // CELL] = F.max_pool2d(layer[None], CELL, ceil_mode=True)[0]
+    return np.asarray(F.max_pool3d(some[None], 3, stride=1, padding=1)[0].numpy() > 0)
+
+
+def _cells_of(window: Window) -> Window:
+    """Return the cells of `foreground` that a window of voxels touches."""
+    return tuple(slice(s.start // CELL, -(-s.stop // CELL)) for s in window)
+
+
+def _jobs(count: int, empty: frozenset[int], batch: int) -> list[tuple[list[int], bool]]:
+    """Return the windows in order, those that are looked at in batches, and whether each of these is empty."""
+    jobs: list[tuple[list[int], bool]] = []
+    for k in range(count):
+        skip = k in empty
+        if not jobs or jobs[-1][1] != skip or (not skip and len(jobs[-1][0]) == batch):
+            jobs.append(([], skip))
+        jobs[-1][0].append(k)
+    return jobs
+
+
+class _Feed:
+    """Brings batches of windows to the device; on CUDA the next one is copied while the network is at work.
+
+    There two pinned buffers are filled in turn, and copied by a stream of their own.
+    """
+
+    def __init__(
+        self, pixels: torch.Tensor, todo: Sequence[Window], device: Device, neighbours: int | None, size: Sequence[int]
+    ) -> None:
+        import torch
+
+        self._pixels, self._todo, self._device, self._neighbours = pixels, todo, device, neighbours
+        flat = neighbours is not None
+        self._ahead = device.torch.type == "cuda"
+        form = ((2 * (neighbours or 0) + 1) * len(pixels), *size[1:]) if flat else (len(pixels), *size)
+        self._hosts = [
+            torch.zeros((device.batch, *form), dtype=torch.float32, pin_memory=self._ahead)
+            for _ in range(1 + self._ahead)
+        ]
+        self._stream = cast("Any", torch.cuda.Stream)(device.torch) if self._ahead else None
+        self._copied: list[Any] = [None, None]
+        self._jobs: list[tuple[list[int], bool]] = []
+        self._next = 0
+        self._given: torch.Tensor | None = None
+
+    def batches(self, jobs: Sequence[tuple[list[int], bool]]) -> Iterator[tuple[list[int], torch.Tensor | None]]:
+        """Yield windows with their batch, or with None where they are not looked at."""
+        self._jobs = [job for job in jobs if not job[1]]
+        self._next = 0
+        for parts, skip in jobs:
+            if skip:
+                yield parts, None
+                continue
+            batch = self._given if self._given is not None else self._bring()
+            self._given = None
+            self._wait(batch)
+            yield parts, batch
+
+    def ahead(self) -> None:
+        """Start on the next batch, where that goes beside the network."""
+        if self._ahead and self._next < len(self._jobs):
+            self._given = self._bring()
+
+    def _bring(self) -> torch.Tensor:
+        import torch
+
+        parts, slot = self._jobs[self._next][0], self._next % len(self._hosts)
+        self._next += 1
+        host = self._hosts[slot]
+        if self._copied[slot] is not None:
+            self._copied[slot].synchronize()  # before it is filled again
+        for place, k in zip(host, parts, strict=False):
+            window = self._todo[k]
+            flat = self._neighbours is not None
+            place.copy_(
+                _cut(self._pixels, window, self._neighbours or 0) if flat else self._pixels[(slice(None), *window)]
+            )
+        host[len(parts) :].zero_()
+        if self._stream is None:
+            return host.to(self._device.torch)
+        with torch.cuda.stream(self._stream):
+            batch = host.to(self._device.torch, non_blocking=True)
+            self._copied[slot] = cast("Any", torch.cuda.Event)()
+            self._copied[slot].record(self._stream)
+        return batch
+
+    def _wait(self, batch: torch.Tensor) -> None:
+        import torch
+
+        if self._stream is not None:
+            now = torch.cuda.current_stream(self._device.torch)
+            now.wait_stream(self._stream)
+            batch.record_stream(now)
 
 
 def _cut(pixels: torch.Tensor, window: Window, neighbours: int) -> torch.Tensor:

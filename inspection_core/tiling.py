@@ -2,24 +2,39 @@
 
 A window's outer cells see less context than its inner ones. Where windows overlap, results are blended with weights
 that fall linearly towards a window's inner borders, so that no seam shows; along the image's own border the weight does
-not fall. Memory is bounded by the stitched result plus one window.
+not fall. `Stitcher` keeps the whole result; `Blend` hands it out block by block, and keeps only what later windows
+still change.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
-from typing import Any
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from inspection_core.errors import GeometryError
 
+if TYPE_CHECKING:
+    import torch
+
+GAUSSIAN_FLOOR = 1e-3
+"""Least weight of a Gaussian, as MONAI has it: where all windows are far from their centres, they count alike."""
+HALF_ABOVE = 64 << 20
+"""Bytes above which sums that wait for later windows are kept as float16. Sums are added in float32; rounding a part
+that waits costs at most 5e-4 of it."""
+KEPT = 4
+"""Arrays of weights that are kept for the next window; neighbours along a line share them."""
+
 Window = tuple[slice, ...]
 
 
-def windows(shape: Sequence[int], size: Sequence[int], overlap: float = 0.25, step: int = 1) -> list[Window]:
+def windows(
+    shape: Sequence[int], size: Sequence[int], overlap: float = 0.25, step: int = 1, even: bool = True
+) -> list[Window]:
     """Cover a grid with windows of one fixed size.
 
     Parameters
@@ -32,6 +47,9 @@ def windows(shape: Sequence[int], size: Sequence[int], overlap: float = 0.25, st
         Smallest share of a window that it has in common with the next, in [0, 1).
     step
         Windows begin at multiples of this (the network's stride), and `shape` and `size` are multiples of it.
+    even
+        Space windows evenly, so that all overlaps are alike. Else each begins a window less the overlap after the one
+        before, and the last is moved back to end at the border, which is MONAI's way.
 
     Returns
     -------
@@ -52,9 +70,12 @@ def windows(shape: Sequence[int], size: Sequence[int], overlap: float = 0.25, st
         w = min(n, want)
         if n % step or w % step or w < step:
             raise GeometryError(f"Grid and window are multiples of {step}. Got a grid of {n} and a window of {want}.")
-        # Even spacing: the last window ends at the border, and all overlaps are alike.
-        count = 1 if w == n else int(np.ceil((n - w) / max(step, w * (1 - overlap)))) + 1
-        starts = {round(i * (n - w) / max(1, count - 1) / step) * step for i in range(count)}
+        reach = max(step, w * (1 - overlap)) if even else max(step, int(w * (1 - overlap)) // step * step)
+        count = 1 if w == n else int(np.ceil((n - w) / reach)) + 1
+        if even:
+            starts = {round(i * (n - w) / max(1, count - 1) / step) * step for i in range(count)}
+        else:
+            starts = {min(i * int(reach), n - w) for i in range(count)}
         axes.append([slice(s, s + w) for s in sorted(starts)])
     return [tuple(w) for w in itertools.product(*axes)]
 
@@ -101,100 +122,203 @@ class Stitcher:
 
 def linear_weight(window: Window, shape: Sequence[int], ramp: int) -> NDArray[np.float64]:
     """Return a window's weights in (0, 1]: 1 inside, falling linearly over `ramp` cells to its inner borders."""
-    weight: NDArray[np.float64] = np.ones((), dtype=np.float64)
-    for axis, (w, n) in enumerate(zip(window, shape, strict=True)):
-        size = w.stop - w.start
-        line = np.ones(size)
-        reach = min(ramp, size // 2)
-        rise = np.arange(1, reach + 1) / (reach + 1)
-        if w.start > 0:
-            line[:reach] = rise
-        if w.stop < n:
-            line[size - reach :] = rise[::-1]
-        weight = weight[..., None] * line if axis else line
-    return weight
+    return _product([linear_line(w, n, ramp) for w, n in zip(window, shape, strict=True)])
 
 
 def gaussian_weight(window: Window) -> NDArray[np.float64]:
-    """Return a window's weights in (0, 1]: a Gaussian about its centre, standard deviation an eighth of its side."""
-    weight: NDArray[np.float64] = np.ones((), dtype=np.float64)
-    for axis, w in enumerate(window):
-        size = w.stop - w.start
-        line = np.exp(-0.5 * ((np.arange(size) - (size - 1) / 2) * (8 / size)) ** 2)
-        weight = weight[..., None] * line if axis else line
+    """Return a window's weights: a Gaussian about its centre, standard deviation an eighth of its side, and a floor."""
+    return np.maximum(_product([gaussian_line(w.stop - w.start) for w in window]), GAUSSIAN_FLOOR)
+
+
+def linear_line(line: slice, length: int, ramp: int) -> NDArray[np.float64]:
+    """Return the weights along one axis of `length` cells: 1 inside, falling over `ramp` cells to inner borders."""
+    size = line.stop - line.start
+    weight = np.ones(size)
+    reach = min(ramp, size // 2)
+    rise = np.arange(1, reach + 1) / (reach + 1)
+    if line.start > 0:
+        weight[:reach] = rise
+    if line.stop < length:
+        weight[size - reach :] = rise[::-1]
     return weight
 
 
-class SlabStitcher:
-    """Blends windows of several channels, and is done with a plane once no later window can reach it.
+def gaussian_line(size: int) -> NDArray[np.float64]:
+    """Return the Gaussian along one axis of a window."""
+    return np.asarray(np.exp(-0.5 * ((np.arange(size) - (size - 1) / 2) * (8 / size)) ** 2))
 
-    Sums and weights stand only for the planes that open windows reach, so that memory is bounded by the result and
-    one layer of windows.
+
+def _product(lines: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
+    weight: NDArray[np.float64] = np.ones((), dtype=np.float64)
+    for line in lines:
+        weight = weight[..., None] * line
+    return weight
+
+
+class Blend:
+    """Blends the windows of several channels in index order; a block comes out as soon as no later window reaches it.
+
+    A window's result goes through one stage an axis, the innermost first. A stage adds what earlier windows left for
+    these cells, passes on the part that the next window along its axis does not reach, and keeps the rest. So what is
+    held is a part of a window, of a row of windows and of a layer of windows: never the result.
 
     Parameters
     ----------
+    todo
+        All windows: the product of the windows along each axis, in index order, as `windows` gives them.
     shape
-        Shape ``(d, h, w)`` of the whole result.
+        Of the whole grid.
     channels
         Number of channels.
     ramp
-        As for `Stitcher`; None blends with `gaussian_weight`.
-    dtype
-        Type of the result.
+        As for `Stitcher`; None weighs as `gaussian_weight`.
+    done
+        Called with each block that is done, as its place and float32 values ``(channels, *block)`` that may be kept
+        until the next call of `add` only.
+    device
+        Where sums are kept: that of the values.
+
+    Raises
+    ------
+    GeometryError
+        If the windows do not cover the grid.
     """
 
     def __init__(
-        self, shape: Sequence[int], channels: int, ramp: int | None, dtype: type[np.floating[Any]] = np.float32
+        self,
+        todo: Sequence[Window],
+        shape: Sequence[int],
+        channels: int,
+        ramp: int | None,
+        done: Callable[[Window, torch.Tensor], None],
+        device: torch.device | None = None,
     ) -> None:
-        self.shape = tuple(shape)
-        self.ramp = ramp
-        self._out: NDArray[Any] = np.zeros((channels, *self.shape), dtype)
-        self._base = 0  # planes before this are done
-        self._sum = np.zeros((channels, 0, *self.shape[1:]), np.float32)
-        self._weight = np.zeros((0, *self.shape[1:]), np.float32)
+        self._shape = tuple(shape)
+        self._ramp = ramp
+        self._done = done
+        self._lines = [_distinct(w[axis] for w in todo) for axis in range(len(shape))]
+        if any(b.start > a.stop for line in self._lines for a, b in itertools.pairwise(line)) or any(
+            (line[0].start, line[-1].stop) != (0, n) for line, n in zip(self._lines, shape, strict=True)
+        ):
+            raise GeometryError("The windows must cover the whole grid. Some cells lie in none.")
+        size = [line[0].stop - line[0].start for line in self._lines]
+        self._stages = [
+            _Stage(axis, self._lines[axis], (channels, *size[:axis]), self._shape[axis + 1 :], device)
+            for axis in reversed(range(len(shape)))
+        ]
+        self._weights: _Kept = _Kept()
+        self._totals: _Kept = _Kept()
 
-    def add(self, window: Window, values: NDArray[Any]) -> None:
-        """Blend in ``(channels, *window)`` values. Windows come in the order of their first plane.
+    def add(self, window: Window, values: torch.Tensor) -> None:
+        """Blend in float32 ``(channels, *window)`` values, which are written over."""
+        import torch
 
-        Raises
-        ------
-        GeometryError
-            If a window begins before planes that are done.
-        """
-        first, *rest = window
-        if first.start < self._base:
-            raise GeometryError(f"Windows come by their first plane. Got {first.start} after {self._base}.")
-        self._finish(first.start)
-        grow = first.stop - self._base - self._sum.shape[1]
-        if grow > 0:
-            self._sum = np.concatenate([self._sum, np.zeros_like(self._sum, shape=self._grown(grow))], axis=1)
-            self._weight = np.concatenate([self._weight, np.zeros((grow, *self.shape[1:]), np.float32)])
-        weight = gaussian_weight(window) if self.ramp is None else linear_weight(window, self.shape, self.ramp)
-        weight = weight.astype(np.float32)
-        at = (slice(first.start - self._base, first.stop - self._base), *rest)
-        self._sum[(slice(None), *at)] += values * weight
-        self._weight[at] += weight
+        with torch.inference_mode():
+            values = values.contiguous()
+            values *= self._weight(window, values.device)
+            place = window
+            for stage in self._stages:
+                values, place = stage.take(values, place)
+            self._done(place, values / self._total(place, values.device))
 
-    def result(self) -> NDArray[Any]:
-        """Return the stitched array.
+    def _weight(self, window: Window, device: torch.device) -> torch.Tensor:
+        if self._ramp is None:
+            return self._weights.get((), device, lambda: gaussian_weight(window))
+        ramp = self._ramp
+        edges = tuple((w.start == 0, w.stop == n) for w, n in zip(window, self._shape, strict=True))
+        return self._weights.get(edges, device, lambda: linear_weight(window, self._shape, ramp))
 
-        Raises
-        ------
-        GeometryError
-            If some cell was covered by no window.
-        """
-        self._finish(self.shape[0])
-        return self._out
+    def _total(self, block: Window, device: torch.device) -> torch.Tensor:
+        """Return the sum of all windows' weights in a block."""
+        meet = [
+            [line for line in lines if line.start < b.stop and line.stop > b.start]
+            for lines, b in zip(self._lines, block, strict=True)
+        ]
+        key = tuple(
+            (b.stop - b.start, *((w.start - b.start, w.start == 0, w.stop == n) for w in line))
+            for line, b, n in zip(meet, block, self._shape, strict=True)
+        )
+        return self._totals.get(key, device, lambda: self._sum(block, meet))
 
-    def _grown(self, planes: int) -> tuple[int, ...]:
-        return (self._sum.shape[0], planes, *self.shape[1:])
+    def _sum(self, block: Window, meet: Sequence[Sequence[slice]]) -> NDArray[np.float64]:
+        axes = [[self._part(w, b, n) for w in line] for line, b, n in zip(meet, block, self._shape, strict=True)]
+        if self._ramp is not None:  # a sum of products over all combinations is the product of the sums
+            sums = [np.zeros(b.stop - b.start) for b in block]
+            for total, parts in zip(sums, axes, strict=True):
+                for at, weight in parts:
+                    total[at] += weight
+            return _product(sums)
+        total = np.zeros([b.stop - b.start for b in block])
+        for one in itertools.product(*axes):
+            total[tuple(place for place, _ in one)] += np.maximum(
+                _product([weight for _, weight in one]), GAUSSIAN_FLOOR
+            )
+        return total
 
-    def _finish(self, upto: int) -> None:
-        count = upto - self._base
-        if count <= 0:
-            return
-        if self._weight.shape[0] < count or not (self._weight[:count] > 0).all():
-            raise GeometryError("The windows must cover the whole grid. Some cells were never added.")
-        self._out[:, self._base : upto] = self._sum[:, :count] / self._weight[:count]
-        self._sum, self._weight = self._sum[:, count:].copy(), self._weight[count:].copy()
-        self._base = upto
+    def _part(self, line: slice, block: slice, length: int) -> tuple[slice, NDArray[np.float64]]:
+        """Return where a window lies in a block along one axis, and its weights there."""
+        size = line.stop - line.start
+        weight = gaussian_line(size) if self._ramp is None else linear_line(line, length, self._ramp)
+        first, last = max(line.start, block.start), min(line.stop, block.stop)
+        return slice(first - block.start, last - block.start), weight[first - line.start : last - line.start]
+
+
+class _Stage:
+    """One axis of a `Blend`: adds what waits, passes on what is done, keeps the rest.
+
+    `before` is the number of channels and the window's size along the axes before, `after` the grid's along the others.
+    """
+
+    def __init__(
+        self,
+        axis: int,
+        lines: Sequence[slice],
+        before: Sequence[int],
+        after: Sequence[int],
+        device: torch.device | None,
+    ) -> None:
+        import torch
+
+        self._axis = axis
+        self._ends = {a.start: b.start for a, b in itertools.pairwise(lines)}
+        self._starts = {b.start: a.stop for a, b in itertools.pairwise(lines)}
+        depth = max((a.stop - b.start for a, b in itertools.pairwise(lines)), default=0)
+        shape = (*before, depth, *after)
+        half = 4 * int(np.prod(shape)) > HALF_ABOVE
+        self._waiting = torch.zeros(shape, dtype=torch.float16 if half else torch.float32, device=device)
+
+    def take(self, values: torch.Tensor, place: Window) -> tuple[torch.Tensor, Window]:
+        axis = self._axis
+        line = place[axis]
+        after = place[axis + 1 :]
+        dim = axis + 1
+        waiting = self._waiting[(slice(None),) * (dim + 1) + after]
+        met = self._starts.get(line.start, line.start) - line.start
+        if met > 0:
+            values.narrow(dim, 0, met).add_(waiting.narrow(dim, 0, met))
+        end = self._ends.get(line.start, line.stop)
+        rest = line.stop - end
+        if rest > 0:
+            waiting.narrow(dim, 0, rest).copy_(values.narrow(dim, end - line.start, rest))
+        return values.narrow(dim, 0, end - line.start), (*place[:axis], slice(line.start, end), *after)
+
+
+class _Kept:
+    """The arrays that were used last, as float32 tensors."""
+
+    def __init__(self) -> None:
+        self._by_key: OrderedDict[Any, torch.Tensor] = OrderedDict()
+
+    def get(self, key: Any, device: torch.device, make: Callable[[], NDArray[np.float64]]) -> torch.Tensor:
+        import torch
+
+        if key not in self._by_key:
+            self._by_key[key] = torch.from_numpy(make().astype(np.float32)).to(device)
+            if len(self._by_key) > KEPT:
+                self._by_key.popitem(last=False)
+        self._by_key.move_to_end(key)
+        return self._by_key[key]
+
+
+def _distinct(lines: Iterable[slice]) -> list[slice]:
+    return [slice(*pair) for pair in sorted({(line.start, line.stop) for line in lines})]

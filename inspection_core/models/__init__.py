@@ -99,7 +99,8 @@ class Segmenter(Protocol):
         """Return float probabilities ``(B, 1 + K, *grid)``, the background first, then the card's classes.
 
         `batch` is float32: ``(B, C, h, w)``; ``(B, (2 k + 1) * C, h, w)`` for slices with k neighbours on each side,
-        all channels of the lowest plane first; or ``(B, C, d, h, w)`` for volumes.
+        all channels of the lowest plane first; or ``(B, C, d, h, w)`` for volumes. Its memory is used again for the
+        next batch, and what is returned is written over: return nothing that is kept.
         """
         ...
 
@@ -110,7 +111,7 @@ class Segmenter(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Segmented:
-    """What a `Host` gives for an image.
+    """Score and mask of an image: what a `Host` gives, and what a `Segmenter` comes to.
 
     Parameters
     ----------
@@ -120,11 +121,14 @@ class Segmented:
         uint8 on the same grid: 0, or a class of the card, counted from 1.
     warnings
         What was adapted, in plain words.
+    spread
+        float32 on the same grid: the disagreement of a network's members; None for others.
     """
 
     score: NDArray[np.float32]
     mask: NDArray[np.uint8]
     warnings: tuple[str, ...] = ()
+    spread: NDArray[np.float32] | None = None
 
 
 @runtime_checkable

@@ -2,7 +2,8 @@
 
 No file is written or read. The module is traced once, with its input's axes left free; for each shape that comes it is
 then compiled, and the last few are kept. Each call runs on one core, and as many calls as there are cores run at once:
-so no core waits for another, and a result does not depend on how many there are.
+so no core waits for another, and a result does not depend on how many there are. Networks whose scratch memory is large
+run one call at a time on all cores instead.
 """
 
 from __future__ import annotations
@@ -58,11 +59,14 @@ class Compiled:
     ----------
     module, example
         As for `convert`.
+    alone
+        Run one call at a time, on all cores. What it returns is then written over by the next call.
     """
 
-    def __init__(self, module: torch.nn.Module, example: torch.Tensor) -> None:
+    def __init__(self, module: torch.nn.Module, example: torch.Tensor, alone: bool = False) -> None:
         import openvino
 
+        self._alone = alone
         self._model = convert(module, example)
         self._core = openvino.Core()
         self._by_shape: OrderedDict[tuple[int, ...], queue.SimpleQueue[Any]] = OrderedDict()
@@ -74,9 +78,14 @@ class Compiled:
         request = waiting.get()
         try:
             request.infer([batch], share_inputs=True)
-            return [np.array(request.get_output_tensor(i).data) for i in range(len(self._model.outputs))]
+            given = [request.get_output_tensor(i).data for i in range(len(self._model.outputs))]
+            return given if self._alone else [np.array(values) for values in given]
         finally:
             waiting.put(request)
+
+    def prepare(self, shape: tuple[int, ...]) -> None:
+        """Compile for a shape before the first batch of it comes."""
+        self._requests(shape)
 
     def _requests(self, shape: tuple[int, ...]) -> queue.SimpleQueue[Any]:
         """Return the free requests for a shape; a request is used by one thread at a time."""
@@ -92,14 +101,15 @@ class Compiled:
         model = self._model.clone()
         model.reshape(list(shape))
         cores = devices.threads()
+        calls = 1 if self._alone else cores
         settings = {
             "INFERENCE_PRECISION_HINT": "f32",  # else processors with bfloat16 use it unasked, and two machines differ
-            "NUM_STREAMS": str(cores),
+            "NUM_STREAMS": str(calls),
             "INFERENCE_NUM_THREADS": str(cores),
             "ENABLE_CPU_PINNING": "NO",  # other threads, and other programs, need the cores too
         }
         compiled = self._core.compile_model(model, "CPU", settings)
         free: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        for _ in range(cores):
+        for _ in range(calls):
             free.put(compiled.create_infer_request())
         return free

@@ -20,7 +20,7 @@ from inspection_core.confidence import temper
 from inspection_core.confidence_fit import LabelledFindings, VoxelSample, fit_findings
 from inspection_core.device import Device
 from inspection_core.engine import LoadedModel
-from inspection_core.infer import Begun, Forwarded, begin, cells_in, complete, forward
+from inspection_core.infer import Begun, Forwarded, begin, cells_in, complete
 from inspection_core.input_check import fit_input_check, input_features
 from inspection_core.io.atomic import write_text
 from inspection_core.io.results import dump
@@ -147,8 +147,7 @@ def _first_pass(
     for k, (model, case) in enumerate(pairs):
         image, mask = read_case(case, card.channels)
         begun = begin(image, model)
-        (given,) = forward([begun], model)
-        foreground = cast("NDArray[np.float16]", given.output)
+        foreground, _ = model.run_foreground(cast("Prepared", begun.prepared))
         np.save(kept[k], foreground)
         place = _place(begun)
         inner = (slice(None), *(slice(n) for n in place.resized))
@@ -174,7 +173,8 @@ def _completed(pairs: Sequence[Pair], card: ModelCard, kept: Sequence[Path]) -> 
         image, mask = read_case(case, card.channels)
         begun = begin(image, model)
         output = _tempered(np.load(path), card.calibration.temperature, len(card.classes))
-        found = complete(Forwarded(begun, output, None, {}), replace(model, card=card))
+        warm = replace(model, card=card)
+        found = complete(Forwarded(begun, warm.restore(output, _place(begun)), None, {}), warm)
         counts = compare(found.mask, mask, found.findings, card.classes)
         yield case, mask, found, counts, cells_in(_place(begun)) / image.geometry.voxel_size
 
@@ -198,7 +198,7 @@ def _least(completed: Iterator[Completed]) -> float:
 
 
 def _place(begun: Begun) -> Placement:
-    return cast("Placement", cast("Prepared", begun.prepared).placement)  # the view "image" is not trained
+    return cast("Prepared", begun.prepared).place
 
 
 def _tempered(foreground: NDArray[Any], temperature: float, classes: int) -> NDArray[np.float16]:

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from inspection_core import device as devices
-from inspection_core.device import GPU_BATCH, Device, choose, is_out_of_memory, on_ladder, rungs, threads
+from inspection_core.device import GPU_BATCH, Device, choose, is_out_of_memory, on_ladder, place, rungs, threads
 from inspection_core.errors import DeviceError
 
 FAKE = Device("meta", batch=4)
@@ -31,8 +31,10 @@ CHOICES = {
     "auto on a Mac": ("auto", 0, True, Device("mps", GPU_BATCH)),
     "auto prefers CUDA": ("auto", 1, True, Device("cuda", GPU_BATCH)),
     "CPU where there is more": ("cpu", 2, False, Device("cpu", 1, "openvino")),
-    "CPU with torch": ("cpu/torch", 2, False, Device("cpu", 1)),
-    "CPU with OpenVINO": ("cpu/openvino", 2, False, Device("cpu", 1, "openvino")),
+    "CPU with torch": ("cpu/torch", 0, False, Device("cpu", 1)),
+    "CPU with OpenVINO": ("cpu/openvino", 0, False, Device("cpu", 1, "openvino")),
+    "half precision": ("cuda/float16", 1, False, Device("cuda", GPU_BATCH, precision="float16")),
+    "graphs too": ("cuda/bfloat16+graphs", 1, False, Device("cuda", GPU_BATCH, precision="bfloat16", graphs=True)),
     "the second GPU": ("cuda:1", 2, False, Device("cuda:1", GPU_BATCH)),
 }
 
@@ -52,8 +54,13 @@ REFUSED = {
         0,
         r"^The device 'cuda' is not here\. This machine has: cpu; choose one of them or auto\.$",
     ),
+    "a runtime of a GPU": (
+        "cuda/openvino",
+        1,
+        r"^A GPU takes float32, float16, bfloat16 and graphs\. Got 'o",
+    ),
+    "a precision of the CPU": ("cpu/float16", 1, r'^A runtime is asked for as "cpu/torch" or "cpu/openvino"\. Got '),
     "of torch, not of ours": ("meta", 1, r"^The device 'meta' is not here\. This machine has: cpu, cuda;"),
-    "a runtime of another device": ("cuda/openvino", 1, r'^A runtime is asked for as .* Got "cuda/openvino"\.$'),
     "no runtime": ("cpu/toast", 0, r'Got "cpu/toast"\.$'),
     "one too many": ("cuda:2", 2, r"^There are 2 CUDA devices, counted from 0\. Got 'cuda:2'\.$"),
 }
@@ -97,11 +104,19 @@ def test_torchs_own_allocator_is_understood():
 
 def test_rungs():
     assert rungs(Device("cpu")) == [Device("cpu")]
-    assert rungs(FAKE) == [FAKE, Device("meta", 1), Device("cpu")]
-    assert rungs(Device("mps", 1)) == [Device("mps", 1), Device("cpu")]
+    assert rungs(FAKE) == [FAKE, Device("meta", 1), Device("meta", 1, shrink=2), Device("cpu")]
+    assert rungs(Device("cuda", 4, graphs=True)) == [
+        Device("cuda", 4, graphs=True),
+        Device("cuda", 1, graphs=True),
+        Device("cuda", 1, shrink=2),
+        Device("cuda", 1, shrink=2, precision="float16"),
+        Device("cpu"),
+    ]
+    half = Device("cuda", 1, precision="bfloat16")
+    assert rungs(half) == [half, Device("cuda", 1, precision="bfloat16", shrink=2), Device("cpu")]
 
 
-@pytest.mark.parametrize("room_on", [0, 1, 2])
+@pytest.mark.parametrize("room_on", [0, 1, 2, 3])
 def test_the_first_rung_with_room_does_the_work(room_on):
     tried = []
 
@@ -120,7 +135,8 @@ def test_no_room_on_the_last_rung_is_said():
         raise MemoryError
 
     message = (
-        r"^Memory ran out on every rung \(meta with a batch of 4, meta with a batch of 1, cpu with a batch of 1\)\. "
+        r"^Memory ran out on every rung \(meta with a batch of 4, meta with a batch of 1, "
+        r"meta with a batch of 1, tiles of 1/2 the side, cpu with a batch of 1\)\. "
         r"Close other programs, or make a model with a smaller inference size\.$"
     )
     with pytest.raises(DeviceError, match=message):
@@ -141,10 +157,30 @@ def test_any_other_error_passes_through_at_once():
 
 def test_a_device_tells_its_precision():
     assert str(Device("cuda:1", 16)) == "cuda:1 float32"
+    assert str(Device("cpu", runtime="openvino")) == "cpu float32 openvino"
+    assert Device("cuda", 1, precision="float16").told == "cuda in float16 with a batch of 1"
 
 
-def test_a_device_tells_its_runtime():
-    assert str(Device("cpu", 1, "openvino")) == "cpu float32 openvino"
+def test_precision_is_that_of_the_network_alone():
+    x = torch.ones(2, 2)
+    with Device("cpu", precision="bfloat16").autocast():
+        assert (x @ x).dtype == torch.bfloat16
+    with Device("cpu").autocast():
+        assert (x @ x).dtype == torch.float32
+
+
+def test_a_network_is_placed_channels_last_on_cuda_alone(monkeypatch):
+    network = torch.nn.Sequential(torch.nn.Conv3d(2, 4, 3), torch.nn.Conv2d(4, 4, 3))
+    assert place(network, Device("cpu")) is network
+    assert network[0].weight.is_contiguous()
+    monkeypatch.setattr(network, "to", lambda device: network)  # as if there were a GPU
+    assert place(network, Device("cuda")) is network
+    assert network[0].weight.is_contiguous(memory_format=torch.channels_last_3d)
+    assert network[1].weight.is_contiguous(memory_format=torch.channels_last)
+    modes = []
+    monkeypatch.setattr(torch, "compile", lambda network, mode: modes.append(mode) or "compiled")
+    assert place(network, Device("cuda", graphs=True)) == "compiled"
+    assert modes == ["reduce-overhead"]
 
 
 def test_threads_of_a_pool_compute_with_one_core_each():

@@ -123,7 +123,7 @@ def test_out_of_memory_ends_on_the_cpu_and_says_so(tmp_path):
     predictor = Blocks(fails_on=("meta",))
     grid, rung = LoadedModel(CARD, tmp_path, predictor, GPU).run(picture(64, 64))
     assert rung == CPU
-    assert [b[0] for b in predictor.batches] == [4, 1, 1]
+    assert [b[0] for b in predictor.batches] == [4, 1, 1, 1]
     assert np.array_equal(grid.score, run_windows(Blocks(), picture(64, 64), CPU, 64, 0.25, 16).score)
 
 
@@ -132,7 +132,7 @@ def test_the_next_image_tries_the_device_again(tmp_path):
     model = LoadedModel(CARD, tmp_path, predictor, GPU)
     for _ in range(2):
         model.run(picture(64, 64))
-    assert [b[0] for b in predictor.batches] == [4, 1, 1] * 2
+    assert [b[0] for b in predictor.batches] == [4, 1, 1, 1] * 2
 
 
 def test_a_device_too_full_to_go_back_to_costs_no_result(tmp_path):

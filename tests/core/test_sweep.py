@@ -4,11 +4,12 @@ import numpy as np
 import pytest
 import torch
 
+from inspection_core import tiling
 from inspection_core.card import Preparation
 from inspection_core.device import Device
 from inspection_core.errors import GeometryError, ModelError
-from inspection_core.sweep import sweep, volume_windows
-from inspection_core.tiling import SlabStitcher, Stitcher, gaussian_weight, windows
+from inspection_core.sweep import sweep, sweep_blocks, volume_windows
+from inspection_core.tiling import Blend, Stitcher, gaussian_weight, windows
 
 CPU = Device("cpu")
 
@@ -75,14 +76,66 @@ def test_a_network_that_does_not_fit_its_card_is_named():
         sweep(echo, picture(1, 6, 6, 6), CPU, preparation(), 1, 3)
 
 
-def test_a_slab_stitcher_does_what_the_whole_one_does():
-    shape, rng = (12, 8, 10), np.random.default_rng(0)
-    whole, slabs = Stitcher(shape, 2), SlabStitcher(shape, 2, 2)
-    for window in windows(shape, (6, 4, 4), 0.5, 2):
-        values = rng.random([s.stop - s.start for s in window])
-        whole.add(window, values)
-        slabs.add(window, np.stack([values, 1 - values]))
-    assert np.allclose(slabs.result(), [whole.result(), 1 - whole.result()], atol=1e-6)
+def blended(todo, shape, results, ramp) -> np.ndarray:
+    """Return what a blend of windows hands out, put together; each cell comes once."""
+    out = np.full((len(results[0]), *shape), np.nan, np.float32)
+
+    def done(place, values):
+        assert np.isnan(out[(slice(None), *place)]).all()
+        out[(slice(None), *place)] = values
+
+    blend = Blend(todo, shape, len(out), ramp, done)
+    for window, values in zip(todo, results, strict=True):
+        blend.add(window, torch.from_numpy(values.astype(np.float32)))
+    return out
+
+
+@pytest.mark.parametrize("even", [True, False])
+@pytest.mark.parametrize("overlap", [0.0, 0.25, 0.5, 0.8])
+@pytest.mark.parametrize("shape", [(12, 8, 10), (6, 4, 4), (13, 9, 21)])
+def test_a_blend_by_blocks_is_that_of_the_whole(shape, overlap, even):
+    rng = np.random.default_rng(0)
+    todo = windows(shape, (6, 4, 4), overlap, 1, even)
+    results = [rng.random((2, 6, 4, 4)) for _ in todo]
+    whole = [Stitcher(shape, 2) for _ in range(2)]
+    for window, values in zip(todo, results, strict=True):
+        for stitcher, channel in zip(whole, values, strict=True):
+            stitcher.add(window, channel)
+    assert np.allclose(blended(todo, shape, results, 2), [s.result() for s in whole], atol=1e-6)
+
+
+@pytest.mark.parametrize(("overlap", "size"), [(0.5, 8), (0.6, 8), (0.25, 12)])
+def test_a_gaussian_blend_is_that_of_monai(overlap, size):
+    """Where windows lie, how they are weighed, and what comes out; random results, so that all of it counts."""
+    from monai.inferers import SlidingWindowInferer
+
+    shape = (19, 24, 30)
+    todo = windows(shape, (size,) * 3, overlap, 1, even=False)
+    results = [np.random.default_rng(k).normal(size=(3, size, size, size)) for k in range(len(todo))]
+    given = iter(results)
+    inferer = SlidingWindowInferer((size,) * 3, sw_batch_size=1, overlap=overlap, mode="gaussian")
+    expected = inferer(torch.zeros(1, 1, *shape), lambda _: torch.from_numpy(next(given))[None].float())
+    assert next(given, None) is None
+    assert np.allclose(blended(todo, shape, results, None), expected[0], atol=1e-5)
+
+
+@pytest.mark.parametrize("ramp", [None, 2])
+def test_sums_that_wait_as_float16_cost_little(ramp, monkeypatch):
+    shape, rng = (16, 12, 12), np.random.default_rng(0)
+    todo = windows(shape, (8, 8, 8), 0.5, 1)
+    results = [rng.dirichlet((0.2,) * 4, (8, 8, 8)).transpose(3, 0, 1, 2) for _ in todo]
+    exact = blended(todo, shape, results, ramp)
+    monkeypatch.setattr(tiling, "HALF_ABOVE", 0)
+    assert 0 < np.abs(blended(todo, shape, results, ramp) - exact).max() < 1e-3
+
+
+def test_only_what_windows_still_change_is_held():
+    """Of 64 layers of windows, the blend holds less than one."""
+    shape = (512, 16, 16)
+    todo = windows(shape, (16, 16, 16), 0.5)
+    blend = Blend(todo, shape, 1, None, lambda place, values: None)
+    held = sum(stage._waiting.numel() for stage in blend._stages)
+    assert held <= 8 * 16 * 16
 
 
 def test_a_gaussian_is_highest_in_the_middle_and_never_zero():
@@ -92,16 +145,73 @@ def test_a_gaussian_is_highest_in_the_middle_and_never_zero():
     assert weight.min() > 0
 
 
-class TestRefused:
-    def test_windows_out_of_order(self):
-        stitcher = SlabStitcher((4, 2, 2), 1, None)
-        for z in (0, 2):
-            stitcher.add((slice(z, z + 2), slice(0, 2), slice(0, 2)), np.ones((1, 2, 2, 2)))
-        with pytest.raises(GeometryError, match=r"Windows come by their first plane\. Got 0 after 2"):
-            stitcher.add((slice(0, 2), slice(0, 2), slice(0, 2)), np.ones((1, 2, 2, 2)))
+def test_a_gap_between_windows_is_refused():
+    window = (slice(0, 2), slice(0, 2), slice(0, 2))
+    with pytest.raises(GeometryError, match="must cover the whole grid"):
+        Blend([window], (4, 2, 2), 1, None, lambda place, values: None)
 
-    def test_a_gap(self):
-        stitcher = SlabStitcher((4, 2, 2), 1, None)
-        stitcher.add((slice(0, 2), slice(0, 2), slice(0, 2)), np.ones((1, 2, 2, 2)))
-        with pytest.raises(GeometryError, match="must cover the whole grid"):
-            stitcher.result()
+
+class TestBackground:
+    @staticmethod
+    def lump(shape=(48, 64, 160)) -> torch.Tensor:
+        pixels = torch.zeros(1, *shape)
+        pixels[0, 4:20, 8:30, 140:155] = picture(16, 22, 15) + 0.1
+        return pixels
+
+    @staticmethod
+    def soft(batch: torch.Tensor) -> torch.Tensor:
+        """A network whose result depends on the whole window, and is not 0 where its input is."""
+        near = torch.nn.functional.avg_pool3d(batch, 5, 1, 2)
+        return near + 0.1 + batch.mean(dim=(1, 2, 3, 4), keepdim=True)
+
+    def test_it_is_not_looked_at_and_all_else_is_the_same(self):
+        pixels, seen = self.lump(), []
+
+        def network(batch):
+            seen.append(len(batch))
+            return self.soft(batch)
+
+        given = {"tile": 16, "multiple": 8, "overlap": 0.5}
+        whole = sweep(network, pixels, CPU, preparation(**given), 1, 1)
+        all_windows, seen[:] = len(seen), []
+        part = sweep(network, pixels, CPU, preparation(skip_background=True, **given), 1, 1)
+        assert len(seen) < all_windows / 3
+        inside = part[0] != 0
+        assert inside[4:20, 8:30, 140:155].all()
+        assert not inside[:, :, :100].any()
+        assert np.array_equal(part[0][inside], whole[0][inside])
+
+    def test_nothing_at_all_is_all_background(self):
+        empty = sweep(self.soft, torch.zeros(1, 20, 20, 20), CPU, preparation(skip_background=True, tile=8), 1, 1)
+        assert not empty.any()
+
+    @pytest.mark.parametrize("batch", [1, 3])
+    def test_batches_hold_only_windows_that_are_looked_at(self, batch):
+        given = {"tile": 16, "multiple": 8, "overlap": 0.5, "skip_background": True}
+        one = sweep(self.soft, self.lump(), CPU, preparation(**given), 1, 1)
+        assert np.allclose(sweep(self.soft, self.lump(), Device("cpu", batch), preparation(**given), 1, 1), one)
+
+
+def test_logits_are_averaged_where_the_card_says_so():
+    """Two windows that overlap: the softmax of the mean of their logits, not the mean of their probabilities."""
+    logits = [torch.randn(1, 3, 6, 6, 6, generator=torch.Generator().manual_seed(k)) for k in range(2)]
+    given = iter(logits)
+    blocks = {}
+
+    def done(place, values):
+        blocks[place[0].start] = values.copy()
+
+    way = preparation(average="logits", window_size=(6, 6, 6), overlap=0.5, blend="gaussian")
+    sweep_blocks(lambda b: next(given).softmax(dim=1), picture(1, 8, 6, 6), CPU, way, 1, 3, done, classes=3)
+    weight = [torch.from_numpy(gaussian_weight((slice(0, 6),) * 3))[a:b] for a, b in ((2, 6), (0, 4))]
+    mean = (logits[0][0, :, 2:6] * weight[0] + logits[1][0, :, 0:4] * weight[1]) / (weight[0] + weight[1])
+    found = np.concatenate([blocks[k] for k in sorted(blocks)], axis=1)
+    assert np.allclose(found[:, 2:6], mean.softmax(dim=0)[1:], atol=1e-5)
+
+
+def test_a_smaller_tile_is_a_rung_of_its_own():
+    way = preparation(tile=12, multiple=2)
+    assert {w[0].stop - w[0].start for w in volume_windows((24, 24, 24), way)} == {12}
+    assert {w[0].stop - w[0].start for w in volume_windows((24, 24, 24), way, shrink=2)} == {6}
+    fixed = preparation(window_size=(8, 8, 8))
+    assert volume_windows((24, 24, 24), fixed, shrink=2) == volume_windows((24, 24, 24), fixed)

@@ -1,0 +1,302 @@
+"""A network over blocks of a volume, beside MONAI's ``SlidingWindowInferer``: seconds, memory, and whether they agree.
+
+    python benchmarks/sliding_window.py                                   the volumes of docs/performance.md
+    python benchmarks/sliding_window.py --volumes 1x96x160x160x3 --rounds 1      a quick look
+    python benchmarks/sliding_window.py --device cuda                     on a GPU
+
+A volume is CHANNELSxDEPTHxHEIGHTxWIDTHxCLASSES. Both sides have the same ``UNet`` (channels 16, 32, 64, 128, strides 2,
+one residual unit, random weights), the same windows of 96 voxels a side, half a window of overlap and Gaussian weights.
+Each run has a process of its own. Time and peak memory count from when network and input are loaded until score and
+mask are there; both count for both. MONAI's softmax and argmax are compared with our score and mask voxel by voxel.
+
+Rows: MONAI; ours; ours in torch instead of OpenVINO; ours with background skipped, compared where it was not skipped.
+The input is noise in a ball, smooth in places, and 0 around it.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+from common import arguments, in_process, machine, measured, peak_bytes, plot, ratios, render, spread, table, write_json
+
+VOLUMES = ("3x160x240x240x4", "1x300x512x512x20")
+GROWING = ("1x96x96x96x4", "1x96x192x192x4", "1x192x192x192x4", "1x192x288x288x4")
+LARGE = "1x1000x512x512x20"
+TITLES = {
+    "monai": "MONAI SlidingWindowInferer, softmax, argmax",
+    "ours": "ours",
+    "torch": "ours, in torch",
+    "skip": "ours, background skipped",
+}
+SIDE, OVERLAP = 96, 0.5
+PACKAGES = ("inspection-suite", "torch", "openvino", "monai", "numpy")
+
+
+def ball(shape):
+    """Return noise in a ball and 0 around it, float32 ``(C, d, h, w)``, made plane by plane."""
+    rng = np.random.default_rng(0)
+    out = np.zeros(shape, np.float32)
+    y, x = (np.linspace(-1, 1, n)[:, None] if k == 0 else np.linspace(-1, 1, n) for k, n in enumerate(shape[2:]))
+    for z, height in enumerate(np.linspace(-1, 1, shape[1])):
+        inside = y**2 + x**2 + height**2 < 0.6
+        out[:, z][:, inside] = rng.random((shape[0], inside.sum()), np.float32) + 0.05
+    return out
+
+
+def card_of(channels, classes, skip=False, average="logits"):
+    from inspection_core.card import ModelCard, Policy, Preparation
+
+    preparation = Preparation(
+        view="volume", window=(0.0, 1.0), short_side=0, multiple=8, window_size=(SIDE,) * 3, overlap=OVERLAP,
+        blend="gaussian", steps="fixed", average=average, skip_background=skip,
+    )  # fmt: skip
+    return ModelCard(
+        "sliding", "1", "monai-unet", "segmentation", tuple(f"c{k}" for k in range(channels)), "1 - P(background)",
+        tuple(f"class {k}" for k in range(1, classes)), preparation=preparation, policy=Policy(kind="band"),
+        parameters={"residual_units": 1},
+    )  # fmt: skip
+
+
+def make_model(folder, channels, classes):
+    """Write a model with random weights, the same every time."""
+    import torch
+
+    from inspection_core.models import weights
+    from inspection_core.models.members import stored
+    from inspection_core.models.monai_unet import build
+
+    torch.manual_seed(0)
+    card = card_of(channels, classes)
+    network = build(card)
+    return weights.save(folder, card, stored([network]))
+
+
+def run_monai(folder, pixels, device):
+    """Return score and mask as MONAI's users make them."""
+    import torch
+    from monai.inferers import SlidingWindowInferer
+
+    from inspection_core.card import ModelCard
+    from inspection_core.models import weights
+    from inspection_core.models.members import rebuilt
+    from inspection_core.models.monai_unet import build
+
+    card = ModelCard.load(folder)
+    (network,) = rebuilt(weights.load(folder, card), card, build)
+    network.to(device)
+    inferer = SlidingWindowInferer((SIDE,) * 3, sw_batch_size=1, overlap=OVERLAP, mode="gaussian", sw_device=device,
+                                   device="cpu")  # fmt: skip
+    batch = torch.from_numpy(pixels)[None]
+
+    def work():
+        with torch.inference_mode():
+            probabilities = inferer(batch, network).softmax(dim=1)
+            return (1 - probabilities[0, 0]).numpy(), probabilities[0].argmax(dim=0).to(torch.uint8).numpy()
+
+    return work
+
+
+def run_ours(folder, pixels, device, skip=False):
+    import torch
+
+    from inspection_core.card import ModelCard
+    from inspection_core.device import choose
+    from inspection_core.engine import LoadedModel
+    from inspection_core.models import load_predictor
+    from inspection_core.placement import Placement
+    from inspection_core.prepare import Prepared
+
+    card, device = ModelCard.load(folder), choose(device)
+    predictor = load_predictor(folder, card, device)
+    card = card_of(len(card.channels), 1 + len(card.classes), skip)
+    model = LoadedModel(card, Path(folder), predictor, device)
+    shape = pixels.shape[1:]
+    place = Placement(shape, (0, 1, 2), (False,) * 3, (0, 0, 0), shape, shape, shape)
+    prepared = Prepared(torch.from_numpy(pixels), shape, (), place)
+
+    def work():
+        segmented, _ = model.run_classes(prepared)
+        return segmented.score, segmented.mask
+
+    return work
+
+
+def run_large(folder, pixels, device):
+    """All of `predict` on a study of int16, with a stand-in that has no layers, since memory is the point."""
+    import torch
+
+    from inspection_core.card import ModelCard
+    from inspection_core.device import choose
+    from inspection_core.engine import LoadedModel
+    from inspection_core.geometry import Geometry
+    from inspection_core.image import Image
+    from inspection_core.infer import predict
+
+    card, device = ModelCard.load(folder), choose(device)
+    classes = 1 + len(card.classes)
+
+    class Levels:
+        """The brighter, the higher the class."""
+
+        stride, offset = 1, 0.0
+
+        def __call__(self, batch):
+            steps = torch.arange(classes, device=batch.device).view(1, -1, 1, 1, 1)
+            return (batch[:, :1] * classes).sub(steps).square_().mul_(-4.0).softmax(dim=1)
+
+        def to(self, device):
+            pass
+
+    card = card_of(1, classes, average="probabilities")
+    model = LoadedModel(card, Path(folder), Levels(), device)
+    whole = np.zeros(pixels.shape, np.int16)
+    for plane, target in zip(pixels[0], whole[0], strict=True):
+        target[:] = plane > 0.05
+    geometry = Geometry.from_spacing(pixels.shape[1:], (1.0, 1.0, 1.0))
+
+    def work():
+        found = predict(Image(whole, geometry, card.channels), model)
+        return found.score, found.mask
+
+    return work
+
+
+def measure_here(who, folder, volume, device, out):
+    """Measure one run in this process; print what it took."""
+    *shape, _ = sides(volume)
+    pixels = ball(shape)
+    if who == "monai":
+        work = run_monai(folder, pixels, device)
+    elif who == "large":
+        work = run_large(folder, pixels, device)
+        del pixels
+    else:
+        work = run_ours(folder, pixels, "cpu/torch" if who == "torch" else device, who == "skip")
+    (score, mask), figures = measured(work)
+    figures["process_gb"] = peak_bytes() / 1e9
+    if out:
+        np.save(Path(out) / f"{who}-score.npy", score)
+        np.save(Path(out) / f"{who}-mask.npy", mask)
+    print(json.dumps(figures))
+
+
+def sides(volume):
+    """Return channels, depth, height, width and classes."""
+    numbers = [int(n) for n in volume.split("x")]
+    if len(numbers) != 5:
+        raise SystemExit(f"A volume is CHANNELSxDEPTHxHEIGHTxWIDTHxCLASSES. Got {volume}.")
+    return numbers
+
+
+def agreement(folder, who, volume):
+    """Return the largest difference of scores and the share of voxels with another class, where neither was skipped."""
+    score, mask = (np.load(folder / f"{who}-{kind}.npy", mmap_mode="r") for kind in ("score", "mask"))
+    true, labels = (np.load(folder / f"monai-{kind}.npy", mmap_mode="r") for kind in ("score", "mask"))
+    worst, other, seen = 0.0, 0, 0
+    for z in range(len(score)):
+        looked = score[z] != 0 if who == "skip" else np.ones(score[z].shape, bool)
+        worst = max(worst, float(np.abs(score[z] - true[z])[looked].max(initial=0.0)))
+        other += int((mask[z] != labels[z])[looked].sum())
+        seen += int(looked.sum())
+    return {"worst": worst, "other": other / max(1, seen), "looked": seen / score.size}
+
+
+def side_by_side(volume, who, rounds, device, work):
+    """Return the runs of one volume, in turn, and how they agree with MONAI's."""
+    channels, *_, classes = sides(volume)
+    folder = Path(work) / volume
+    folder.mkdir()
+    make_model(folder, channels, classes)
+    runs = {name: [] for name in who}
+    for k in range(rounds):
+        for name in who[k % len(who) :] + who[: k % len(who)]:  # nobody is always first
+            keep = str(folder) if k == 0 else ""
+            runs[name].append(in_process(__file__, "--measure", name, folder, volume, device, keep))
+            print(f"  {volume} round {k + 1}: {name} {runs[name][-1]}", file=sys.stderr, flush=True)
+    ours = [name for name in who if name != "monai" and "monai" in who and "error" not in runs[name][0]]
+    agree = {name: agreement(folder, name, volume) for name in ours if (folder / "monai-score.npy").exists()}
+    for file in folder.glob("*.npy"):
+        file.unlink()
+    return {"volume": volume, "runs": runs, "agree": agree}
+
+
+def volume_table(result):
+    base = result["runs"].get("monai", [])
+    columns = ["", "seconds", "CPU seconds", "times as fast as MONAI", "by CPU time", "peak memory, MiB", "of MONAI's",
+               "largest difference", "other class"]  # fmt: skip
+    rows = []
+    for name, runs in result["runs"].items():
+        if any("error" in r for r in runs):
+            rows.append([TITLES[name], next(r["error"] for r in runs if "error" in r)[:80], *[""] * 7])
+            continue
+        agree = result["agree"].get(name)
+        share = f", in the {agree['looked']:.0%} looked at" if agree and agree["looked"] < 1 else ""
+        rows.append([
+            TITLES[name], spread([r["seconds"] for r in runs], ".1f"), spread([r["cpu_seconds"] for r in runs], ".1f"),
+            spread(ratios(base, runs, "seconds")), spread(ratios(base, runs, "cpu_seconds")),
+            spread([r["peak_mib"] for r in runs], ".0f"), spread(ratios(runs, base, "peak_mib")),
+            f"{agree['worst']:.1e}{share}" if agree else "", f"{agree['other']:.4%}" if agree else "",
+        ])  # fmt: skip
+    channels, d, h, w, classes = sides(result["volume"])
+    return table(f"{channels} x {d} x {h} x {w}, {classes} classes", columns, rows)
+
+
+def middle(runs, key):
+    return statistics.median(r[key] for r in runs)
+
+
+def main():
+    if sys.argv[1:2] == ["--measure"]:
+        return measure_here(*sys.argv[2:])
+    parser = arguments("sliding_window", __doc__)
+    parser.add_argument("--volumes", default=",".join(VOLUMES), help="with commas")
+    parser.add_argument("--growing", default=",".join(GROWING), help="volumes of the plot; empty leaves it out")
+    parser.add_argument("--large", default=LARGE, help="the study whose memory is measured; empty leaves it out")
+    parser.add_argument("--rows", default=",".join(TITLES), help=f"of {', '.join(TITLES)}")
+    parser.add_argument("--rounds", type=int, default=3, help="of the first volume and of the plot; others have one")
+    options = parser.parse_args()
+    who = options.rows.split(",")
+    facts, results, growing, large = machine(PACKAGES, options.device), [], [], None
+    with tempfile.TemporaryDirectory(prefix="sliding-") as work:
+        for k, volume in enumerate(filter(None, options.volumes.split(","))):
+            results.append(side_by_side(volume, who, options.rounds if k == 0 else 1, options.device, work))
+        for volume in filter(None, options.growing.split(",")):
+            pair = [name for name in ("monai", "ours") if name in who]
+            growing.append(side_by_side(volume, pair, options.rounds, options.device, work))
+        if options.large:
+            folder = Path(work) / "large"
+            folder.mkdir()
+            make_model(folder, 1, sides(options.large)[-1])
+            large = in_process(__file__, "--measure", "large", folder, options.large, options.device, "")
+    notes, plots = [], []
+    if large and "error" not in large:
+        _, d, h, w, classes = sides(options.large)
+        notes.append(
+            f"All of `predict` on a study of {d} x {h} x {w}, {classes} classes: {large['process_gb']:.2f} GB of "
+            f"resident memory at most, libraries and the study included, {large['cpu_seconds']:.0f} s of CPU time. A "
+            "stand-in without layers takes the network's place: memory is the point."
+        )
+    elif large:
+        notes.append(f"The large study failed: {large['error']}")
+    if growing:
+        for key, label, what in (("cpu_seconds", "CPU seconds", "time"), ("peak_mib", "peak memory, MiB", "memory")):
+            lines = {
+                TITLES[name]: [(np.prod(sides(g["volume"])[1:4]) / 1e6, middle(g["runs"][name], key)) for g in growing]
+                for name in growing[0]["runs"]
+                if all("error" not in r for g in growing for r in g["runs"][name])
+            }
+            plots.append(plot(f"sliding-window-{what}", "million voxels, 4 classes", label, lines))
+    runs = {"volumes": results, "growing": growing, "large": large}
+    result = write_json(options.out, facts, [volume_table(r) for r in results], runs, notes, plots)
+    print(render(result))
+    done = [r for g in (*results, *growing) for runs in g["runs"].values() for r in runs] + ([large] if large else [])
+    return 1 if any("error" in r for r in done) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

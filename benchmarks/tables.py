@@ -1,0 +1,72 @@
+"""Put the results of the benchmarks into the documentation: ``python benchmarks/tables.py``.
+
+Each ``<!-- bench: NAME -->`` ... ``<!-- end -->`` in ``docs/performance.md`` is replaced by what
+``benchmark-results/NAME.json`` says. A block without such a file stays as it is.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+from pathlib import Path
+
+from common import RESULTS, ROOT, render
+
+BLOCK = re.compile(r"(<!-- bench: (?P<name>[\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
+IMAGES = "images"
+
+
+def filled(text: str, results: Path) -> tuple[str, list[str]]:
+    """Return `text` with the blocks whose results are there, and the names of those."""
+    done: list[str] = []
+
+    def block(found: re.Match[str]) -> str:
+        file = results / f"{found['name']}.json"
+        if not file.is_file():
+            return found[0]
+        done.append(found["name"])
+        return f"{found[1]}\n{render(json.loads(file.read_text(encoding='utf-8')), IMAGES)}\n\n{found[3]}"
+
+    return BLOCK.sub(block, text), done
+
+
+def draw(plot: dict, path: Path) -> None:
+    """Draw a plot as SVG."""
+    import matplotlib as mpl
+
+    mpl.use("svg")
+    mpl.rcParams["svg.hashsalt"] = path.stem  # the same figures give the same file
+    from matplotlib import pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(6, 4), layout="constrained")
+    for label, points in plot["series"].items():
+        axes.plot(*zip(*points, strict=True), marker="o", label=label)
+    axes.set(xscale="log", yscale="log", xlabel=plot["x"], ylabel=plot["y"])
+    axes.grid(visible=True, which="both", alpha=0.3)
+    axes.legend()
+    figure.savefig(path, metadata={"Date": None})
+    plt.close(figure)
+
+
+def main() -> int:
+    """Fill the page and draw the plots; 1 where a benchmark's result has no block in it."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("results", type=Path, nargs="?", default=RESULTS)
+    parser.add_argument("--page", type=Path, default=ROOT / "docs" / "performance.md")
+    options = parser.parse_args()
+    text, done = filled(options.page.read_text(encoding="utf-8"), options.results)
+    options.page.write_text(text, encoding="utf-8")
+    for name in done:
+        for plot in json.loads((options.results / f"{name}.json").read_text(encoding="utf-8"))["plots"]:
+            draw(plot, options.page.parent / IMAGES / f"{plot['name']}.svg")
+    print(f"{options.page}: {', '.join(done) or 'nothing to fill'}")
+    spare = sorted({p.stem for p in options.results.glob("*.json")} - set(done))
+    if spare:
+        print(f"No block for: {', '.join(spare)}", file=sys.stderr)
+    return 1 if spare else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
