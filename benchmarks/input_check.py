@@ -6,6 +6,7 @@ channel is given to all channels of the card, so that the number of channels giv
 """
 
 import argparse
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -79,9 +80,11 @@ def phantom() -> Image:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data", type=Path)
+    parser.add_argument("data", type=Path, nargs="?", default=os.environ.get("INSPECTION_DATA", "../shared/data"))
+    parser.add_argument("--device", default="cpu", help="taken and not used: no network is in it")
     parser.add_argument("--false-alarms", type=float, default=0.05)
     options = parser.parse_args()
+    options.data = Path(options.data)
     lgg = options.data / "medical" / "lgg2d"
     groups: dict[str, list[Image]] = {}
     for name, image in others(options.data):
