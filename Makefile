@@ -64,12 +64,14 @@ test-viewer: $(VENV)/viewer display
 walks: $(VENV)/viewer display
 	xvfb-run -a -s '-screen 0 1600x1200x24' $(BIN)/python docs/walks.py
 
-# Every script in benchmarks/ by itself; one that fails does not keep the others from running.
+# Every script in benchmarks/ by itself; one that fails does not keep the others from running. Then the page's tables.
+DEVICE ?= cpu
+BENCHMARKS := $(filter-out benchmarks/common.py benchmarks/tables.py,$(wildcard benchmarks/*.py))
 bench: setup
 	$(BIN)/python -m pip install --quiet --editable ".[bench]"
-	@status=0; for script in benchmarks/*.py; do \
-		echo "== $$script"; $(BIN)/python $$script || status=1; \
-	done; exit $$status
+	@status=0; for script in $(BENCHMARKS); do \
+		echo "== $$script"; $(BIN)/python $$script --device $(DEVICE) || status=1; \
+	done; $(BIN)/python benchmarks/tables.py || status=1; exit $$status
 
 lint: setup
 	$(BIN)/ruff check .

@@ -41,13 +41,13 @@ def make_set(folder: Path, count: int) -> None:
             (ImageOps.mirror(image) if turn else image).save(folder / f"cell{number:04}.png")
 
 
-def fit(folder: str, out: str, preset: str) -> None:
+def fit(folder: str, out: str, preset: str, device: str) -> None:
     """Fit a model in this process and print what it took, as JSON."""
     import resource
 
     from inspection_core import learn
 
-    fitted = learn.fit(Path(folder), Path(out), preset=preset)
+    fitted = learn.fit(Path(folder), Path(out), preset=preset, device=device)
     usage = resource.getrusage(resource.RUSAGE_SELF)
     card = fitted.card
     cells = (learn.PRESETS[preset].size // 8) ** 2
@@ -71,9 +71,10 @@ def main() -> None:
     """Fit each preset on each number of images, print a table and write JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, nargs="+", default=[20, 2000])
+    parser.add_argument("--device", default="cpu")
     parser.add_argument("--presets", nargs="+", default=["fast", "accurate"])
     parser.add_argument("--json", type=Path, default=Path(RESULT))
-    parser.add_argument("--one", nargs=3, metavar=("FOLDER", "OUT", "PRESET"), help=argparse.SUPPRESS)
+    parser.add_argument("--one", nargs=4, metavar=("FOLDER", "OUT", "PRESET", "DEVICE"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.one:
         fit(*options.one)
@@ -90,7 +91,15 @@ def main() -> None:
             folder.mkdir()
             make_set(folder, count)
             for preset in options.presets:
-                command = [sys.executable, __file__, "--one", str(folder), f"{temporary}/{preset}", preset]
+                command = [
+                    sys.executable,
+                    __file__,
+                    "--one",
+                    str(folder),
+                    f"{temporary}/{preset}",
+                    preset,
+                    options.device,
+                ]
                 start = time.perf_counter()
                 done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
                 took = time.perf_counter() - start

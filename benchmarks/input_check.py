@@ -7,6 +7,7 @@ With ``--model NAME`` inputs are prepared as for that model, and its card's own 
 """
 
 import argparse
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -85,10 +86,12 @@ def phantom() -> Image:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data", type=Path)
+    parser.add_argument("data", type=Path, nargs="?", default=os.environ.get("INSPECTION_DATA", "../shared/data"))
+    parser.add_argument("--device", default="cpu", help="taken and not used: no network is in it")
     parser.add_argument("--false-alarms", type=float, default=0.05)
     parser.add_argument("--model", help="name or folder of a model whose preparation and check are looked at")
     options = parser.parse_args()
+    options.data = Path(options.data)
     card = Engine("cpu").load(options.model).card if options.model else None
     preparation = card.preparation if card else PLAIN
     lgg = options.data / "medical" / "lgg2d"

@@ -215,6 +215,7 @@ def main():
     if sys.argv[1:2] == ["--measure"]:
         return measure_here(sys.argv[2], sys.argv[3])
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", default="cpu", help="taken and not used: no network is in it")
     parser.add_argument("--slices", type=int, default=500)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--syntaxes", default="plain,rle,jpeg2000", help=f"of {', '.join(SYNTAXES)}")

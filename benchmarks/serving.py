@@ -94,7 +94,7 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, object]:
     array = np.random.default_rng(99).integers(90, 166, (1, options.side, options.side), dtype=np.uint8)
     image = Image(array, Geometry.pixels(array.shape[1:]), ("grey",))
     (folder / "body").write_bytes(image_to_bytes(image))
-    local = Engine("cpu").load(model)
+    local = Engine(options.device).load(model)
     predict(image, local)
     times = []
     for _ in range(options.local):
@@ -108,7 +108,7 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, object]:
         "LOAD_PATH": f"/v1/models/{local.card.id}/predict",
         "LOAD_ACCEPT": PREDICTION,
     }
-    serve = [sys.executable, "-m", "inspection_core", "serve", model, "--port", "0", "--device", "cpu",
+    serve = [sys.executable, "-m", "inspection_core", "serve", model, "--port", "0", "--device", options.device,
              "--queue", options.queue, "--workers", options.workers, "--rate", 1e6]  # fmt: skip
     with (folder / "log").open("w") as log:
         server = subprocess.Popen(
@@ -190,6 +190,7 @@ def main() -> int:
     """Measure, print a table, write JSON; 1 if anything failed that was no refusal."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--clients", type=numbers, default=[1, 2, 4, 8, 32], help="of each stage, with commas")
+    parser.add_argument("--device", default="cpu", help="of the server, and of the predictions beside it")
     parser.add_argument("--seconds", type=int, default=20, help="of each stage")
     parser.add_argument("--queue", type=int, default=6, help="requests that may wait")
     parser.add_argument("--workers", type=int, default=2, help="requests in work at once")

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 GAUSSIAN_FLOOR = 1e-3
 """Least weight of a Gaussian, as MONAI has it: where all windows are far from their centres, they count alike."""
-HALF_ABOVE = 64 << 20
+HALF_ABOVE = 16 << 20
 """Bytes above which sums that wait for later windows are kept as float16. Sums are added in float32; rounding a part
 that waits costs at most 5e-4 of it."""
 KEPT = 4

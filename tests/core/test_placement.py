@@ -11,7 +11,7 @@ from inspection_core.card import ModelCard, Preparation
 from inspection_core.geometry import Geometry
 from inspection_core.image import Image
 from inspection_core.io.nifti import orientation
-from inspection_core.placement import Placement, orient, restore_classes, restore_map
+from inspection_core.placement import ClassMap, Placement, orient, restore_classes, restore_map
 from inspection_core.prepare import prepare
 
 ORDERS = [(axes, flips) for axes in itertools.permutations(range(3)) for flips in itertools.product((0, 1), repeat=3)]
@@ -154,3 +154,38 @@ def test_slabs_do_not_show(monkeypatch):
     whole = there_and_back()
     monkeypatch.setattr("inspection_core.placement.SLAB_BYTES", 1)
     assert np.array_equal(there_and_back(), whole)
+
+
+# name: (box of the source, its size on the network's grid, stride, offset)
+GRIDS = {
+    "voxel by voxel": ((12, 10, 9), (12, 10, 9), 1, 0.0),
+    "coarser": ((24, 20, 18), (12, 10, 9), 1, 0.0),
+    "finer": ((7, 6, 5), (12, 10, 9), 1, 0.0),
+    "thick slices": ((5, 20, 18), (12, 10, 9), 1, 0.0),
+    "a network with a stride": ((24, 20, 18), (24, 20, 18), 2, 0.5),
+}
+
+
+@pytest.mark.parametrize(("size", "resized", "stride", "offset"), GRIDS.values(), ids=GRIDS)
+@pytest.mark.parametrize("spread", [False, True])
+def test_blocks_come_to_what_the_whole_does(size, resized, stride, offset, spread):
+    """Blocks of uneven layers and lines give score, mask and spread as all at once; the axes are turned and flipped."""
+    source = (size[1], size[2] + 2, size[0])
+    place = Placement(source, (2, 0, 1), (True, False, True), (0, 0, 1), size, resized, tuple(n + 3 for n in resized))
+    cells = tuple(-(-n // stride) for n in place.padded)
+    values = np.random.default_rng(0).dirichlet((1.0,) * 4, cells).transpose(3, 0, 1, 2)[1:].astype(np.float16)
+    more = np.concatenate([values, values[:1] / 2]) if spread else values
+    steps = (stride,) * 3, (offset,) * 3
+    found = ClassMap(3, cells, place, *steps, 0.0, spread)
+    cuts = [[0, n // 4, n // 2, n] for n in cells]
+    for box in itertools.product(*(list(itertools.pairwise(c)) for c in cuts)):
+        at = tuple(slice(*b) for b in box)
+        found.add(at, more[(slice(None), *at)].astype(np.float32))
+    score, mask, apart = found.result()
+    expected = restore_classes(values, place, *steps)
+    assert np.allclose(score, expected[0], atol=1e-6)
+    assert (mask == expected[1]).mean() > 0.999  # ties may fall either way
+    assert mask.any()
+    assert (apart is None) is not spread
+    if spread:
+        assert np.allclose(apart, restore_map(more[-1].astype(np.float32), place, *steps), atol=1e-3)
