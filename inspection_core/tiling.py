@@ -250,9 +250,8 @@ class Blend:
             return _product(sums)
         total = np.zeros([b.stop - b.start for b in block])
         for one in itertools.product(*axes):
-            total[tuple(place for place, _ in one)] += np.maximum(
-                _product([weight for _, weight in one]), GAUSSIAN_FLOOR
-            )
+            where = tuple(place for place, _ in one)
+            total[where] += np.maximum(_product([weight for _, weight in one]), GAUSSIAN_FLOOR)
         return total
 
     def _part(self, line: slice, block: slice, length: int) -> tuple[slice, NDArray[np.float64]]:

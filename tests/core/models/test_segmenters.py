@@ -165,3 +165,19 @@ def test_pictures_can_be_segmented_too(tmp_path):
     (finding,) = prediction.findings
     assert (finding.label, finding.size_unit, card.task) == ("low", "px", "segmentation")
     assert np.abs(np.array(finding.centroid_index) - (6.5, 14.5)).max() < 0.5
+
+
+def test_blocks_in_openvino_are_those_of_torch(tmp_path):
+    """Also on the way down the ladder, where a device is asked for that OpenVINO is not used on."""
+    pytest.importorskip("openvino")
+    card = card_of("volume")
+    card = replace(card, preparation=replace(card.preparation, window_size=(16, 16, 16)))
+    card = untrained("monai-unet", monai_unet)(tmp_path, card, None)
+    batch = torch.rand(1, 2, 16, 16, 16, generator=torch.Generator().manual_seed(0))
+    predictor = load_predictor(tmp_path, card, Device("cpu", runtime="openvino"))
+    with torch.inference_mode():
+        compiled = predictor(batch).clone()
+        predictor.to(CPU)
+        assert torch.allclose(predictor(batch), compiled, atol=1e-3)
+        predictor.to(Device("cpu", runtime="openvino"))
+        assert torch.equal(predictor(batch), compiled)
