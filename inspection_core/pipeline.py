@@ -1,9 +1,9 @@
 """Stages that overlap: reading, the network, finishing and recording, with bounded queues between them.
 
 Reading and finishing run in threads, several inputs at a time. The network runs in the calling thread, which is also
-where Ctrl-C arrives, or, where several calls of it may run at once, in threads of its own. Recording has a thread of its own, because its order is that of the inputs and its writes are
-grouped. Every queue is bounded, so memory does not grow with the number of inputs, and a slow stage slows those before
-it instead of drowning.
+where Ctrl-C arrives, or, where several calls of it may run at once, in threads of its own. Recording has a thread of
+its own, because its order is that of the inputs and its writes are grouped. Every queue is bounded, so memory does not
+grow with the number of inputs, and a slow stage slows those before it instead of drowning.
 """
 
 from __future__ import annotations

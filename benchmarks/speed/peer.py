@@ -8,8 +8,8 @@ its backbone, weights and steps from file to score are taken from there. The tas
 ``choose``
     Choose `count` of the vectors in `file` by anomalib's own code; gives their ``numbers`` and the seconds.
 ``score``
-    Take `images` from file to raw score, one after the other, with the vectors `numbers` of `file` as memory. Gives wall
-    and CPU seconds of all together, and the peak resident memory in MiB.
+    Take `images` from file to raw score, one after the other, with the vectors `numbers` of `file` as memory. Gives
+    wall and CPU seconds of all together, and the peak resident memory in MiB.
 """
 
 from __future__ import annotations

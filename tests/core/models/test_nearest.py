@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from inspection_core.models import nearest
-from inspection_core.models.nearest import BLOCK, Memory, greedy_coreset, principal, projection
+from inspection_core.models.nearest import Memory, greedy_coreset, principal, projection
 
 
 def vectors(n: int, d: int, seed: int = 0, scale: float = 1.0) -> torch.Tensor:
