@@ -180,10 +180,8 @@ def table(result: dict[str, Any]) -> str:
         lines.append(f"| {name} | {ms:.1f} | {ms / sum(spent.values()):.0%} | {floor} |")
     lines += ["", f"One core multiplies matrices of 1,024 x 1,024 at {limit['gemm_gflops']:.0f} GFLOP/s."]
     seconds = result["fit"]
-    lines += [
-        "",
-        f"Fitting {seconds['images']} images with `fast`: {seconds['wall']:.1f} s after start-up, {seconds['cpu']:.1f} s of CPU.",
-    ]
+    took = f"{seconds['wall']:.1f} s after start-up, {seconds['cpu']:.1f} s of CPU"
+    lines += ["", f"Fitting {seconds['images']} images with `fast`: {took}."]
     if "coreset" in result:
         ours_, peer = result["coreset"]["ours"], result["coreset"]["peer"]
         count, patches = result["coreset"]["count"], result["coreset"]["patches"]
