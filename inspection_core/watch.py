@@ -335,9 +335,8 @@ def watch(
             inspector = work.inspector(0)
             interrupted = False
             try:
-                pipeline.run(
-                    tasks, inspector.stages(record), batch=model.device.batch if isinstance(model, LoadedModel) else 1
-                )
+                batch, lanes = (model.device.batch, model.lanes) if isinstance(model, LoadedModel) else (1, 1)
+                pipeline.run(tasks, inspector.stages(record), batch=batch, lanes=lanes)
             except KeyboardInterrupt:  # the usual end of a watch
                 interrupted = True
             finally:

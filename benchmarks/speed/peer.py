@@ -3,14 +3,13 @@
 It runs in an environment of its own; the first lines of `benchmarks/accuracy/peer_patchcore.py` say how to make it, and
 its backbone, weights and steps from file to score are taken from there. The tasks, ``{"do": ...}``:
 
-``memory``
-    Describe the images of `images` and choose `ratio` of their patches, by anomalib's own code; kept in `file`, and
-    read from there where it is. Gives ``references``, and the ``seconds`` and ``cpu_seconds`` of the choice.
-``score``
-    Take `images` from file to raw score, one after the other, with the memory in `file`. Gives wall and CPU seconds of
-    all together, the raw scores, and the peak resident memory in MiB.
+``describe``
+    Write the patches of `images`, as anomalib makes them, to the ``.npy`` `file`. Gives their number.
 ``choose``
-    Choose `count` of the vectors in the ``.npy`` `file`; gives their ``numbers`` and the seconds.
+    Choose `count` of the vectors in `file` by anomalib's own code; gives their ``numbers`` and the seconds.
+``score``
+    Take `images` from file to raw score, one after the other, with the vectors `numbers` of `file` as memory. Gives
+    wall and CPU seconds of all together, and the peak resident memory in MiB.
 """
 
 from __future__ import annotations
@@ -29,7 +28,6 @@ from anomalib.data.utils import read_image
 from anomalib.models import Patchcore
 from anomalib.models.components import KCenterGreedy
 from lightning import seed_everything
-from safetensors.torch import load_file, save_file
 
 sys.path.append(str(Path(__file__).parents[1] / "accuracy"))
 from peer_patchcore import BACKBONE, LAYERS, fill, package_weights
@@ -47,36 +45,30 @@ def prepared(model: Patchcore, path: str) -> torch.Tensor:
     return model.pre_processor.transform(read_image(path, as_tensor=True)[None])
 
 
-def memory(model: Patchcore, images: list[str], ratio: float, file: str) -> dict[str, Any]:
-    """Make the memory of some good images."""
-    if not Path(file).exists():
-        seed_everything(0)
-        inner = model.model
-        inner.training = True  # the network itself stays in evaluation
-        with torch.inference_mode():
-            for path in images:
-                inner(prepared(model, path))
-            started, cpu = time.perf_counter(), time.process_time()
-            inner.subsample_embedding(ratio)
-            took = {"seconds": time.perf_counter() - started, "cpu_seconds": time.process_time() - cpu}
-        inner.training = False
-        meta = {key: str(value) for key, value in took.items()}
-        save_file({"memory": inner.memory_bank.clone()}, file, metadata=meta)
-        Path(f"{file}.json").write_text(json.dumps(took))
-    kept = json.loads(Path(f"{file}.json").read_text())
-    return {"references": len(load_file(file)["memory"]), **kept}
+@torch.inference_mode()
+def describe(model: Patchcore, images: list[str], file: str) -> dict[str, Any]:
+    """Write the patches of some good images."""
+    inner = model.model
+    inner.training = True  # the network itself stays in evaluation
+    for path in images:
+        inner(prepared(model, path))
+    inner.training = False
+    patches = torch.vstack(inner.embedding_store)
+    inner.embedding_store.clear()
+    np.save(file, patches.numpy())
+    return {"patches": len(patches)}
 
 
 @torch.inference_mode()
-def score(model: Patchcore, images: list[str], file: str) -> dict[str, Any]:
+def score(model: Patchcore, images: list[str], file: str, numbers: list[int]) -> dict[str, Any]:
     """Score images from their files."""
-    model.model.memory_bank = load_file(file)["memory"]
+    model.model.memory_bank = torch.from_numpy(np.load(file)[numbers])
     model.model(prepared(model, images[0]))
     started, cpu = time.perf_counter(), time.process_time()
-    scores = [float(model.model(prepared(model, path)).pred_score) for path in images]
+    for path in images:
+        float(model.model(prepared(model, path)).pred_score)
     took = {"seconds": time.perf_counter() - started, "cpu_seconds": time.process_time() - cpu}
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    return {**took, "scores": scores, "peak_mib": round(peak)}
+    return {**took, "peak_mib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)}
 
 
 def choose(_: Patchcore, file: str, count: int) -> dict[str, Any]:
@@ -96,7 +88,7 @@ def main() -> None:
     sys.stdout = sys.stderr  # anomalib and its libraries print
     torch.set_num_threads(int(sys.argv[1]))
     model = make()
-    tasks = {"memory": memory, "score": score, "choose": choose}
+    tasks = {"describe": describe, "choose": choose, "score": score}
     versions = {name: version(name) for name in ("anomalib", "torch", "timm")}
     print(json.dumps({"ready": True, "versions": versions}), file=out, flush=True)
     for line in sys.stdin:

@@ -273,7 +273,7 @@ def load(folder: Path, card: ModelCard, device: Device) -> PatchMemory:
     network = Backbone(name, {k.removeprefix(prefix): v for k, v in stored.items() if k.startswith(prefix)})
     predictor = PatchMemory(
         Describer(network, views),
-        [_memory(stored, i) for i in range(len(views))],
+        [_memory(stored, i, network.dim) for i in range(len(views))],
         [weights.take(stored, f"density.{i}", 1) for i in range(len(views))],
         weights.take(stored, "origins", 2),
         names,
@@ -284,8 +284,13 @@ def load(folder: Path, card: ModelCard, device: Device) -> PatchMemory:
     return predictor
 
 
-def _memory(stored: Mapping[str, Tensor], number: int) -> Memory:
+def _memory(stored: Mapping[str, Tensor], number: int, dim: int) -> Memory:
     vectors, basis = weights.take(stored, f"memory.{number}", 2), stored.get(f"basis.{number}")
+    if vectors.shape[1] != dim:
+        raise ModelError(
+            f"The weights' 'memory.{number}' should hold all {dim} features of the backbone. Got {vectors.shape[1]}; "
+            "fit the model anew."
+        )
     if basis is not None and (basis.ndim != 2 or len(basis) != vectors.shape[1]):
         raise ModelError(
             f"The weights' 'basis.{number}' should have one row for each of {vectors.shape[1]} features. "

@@ -29,6 +29,24 @@ def slow_first_finish(n):
     return 10 * n
 
 
+def test_with_lanes_calls_of_the_network_run_at_once_and_order_stays():
+    done, both = [], threading.Barrier(2, timeout=20)
+
+    def infer(group):
+        both.wait()  # one call alone would wait for ever
+        return group
+
+    pipeline.run(range(20), stages(infer=infer, record=done.extend), lanes=2)
+    assert done == list(range(20))
+
+
+def test_an_error_in_a_lane_is_raised_and_what_was_before_it_is_recorded():
+    done = []
+    with pytest.raises(BrokenError):
+        pipeline.run(range(100), stages(infer=lambda g: [breaks_at(20)(n) for n in g], record=done.extend), lanes=2)
+    assert done == list(range(20))
+
+
 def test_nothing_at_all():
     pipeline.run([], stages())
 

@@ -117,3 +117,21 @@ def test_a_memory_of_the_wrong_shape(fitted, tmp_path):
     card = weights.save(tmp_path, card, stored | {"memory.0": stored["memory.0"][0]})
     with pytest.raises(ModelError, match=r"^The weights' 'memory\.0' should have 2 axes\. Got shape"):
         load(tmp_path, card, CPU)
+
+
+def test_a_memory_of_fewer_features_than_the_backbone_gives(fitted, tmp_path):
+    card = ModelCard.load(fitted.folder)
+    stored = weights.load(fitted.folder, card)
+    card = weights.save(tmp_path, card, stored | {"memory.0": stored["memory.0"][:, :128].contiguous()})
+    with pytest.raises(
+        ModelError, match=r"^The weights' 'memory\.0' should hold all 152 features .* fit the model anew"
+    ):
+        load(tmp_path, card, CPU)
+
+
+def test_a_basis_of_the_wrong_shape(fitted, tmp_path):
+    card = ModelCard.load(fitted.folder)
+    stored = weights.load(fitted.folder, card)
+    card = weights.save(tmp_path, card, stored | {"basis.0": stored["memory.0"][:10, :64].contiguous()})
+    with pytest.raises(ModelError, match=r"^The weights' 'basis\.0' should have one row for each of 152 features"):
+        load(tmp_path, card, CPU)
