@@ -22,7 +22,7 @@ class Findings(QAbstractTableModel):
 
     COLUMNS = ("No.", "Class", "Status", "Doubt", "Size", "Long", "Short")
     TIPS = (
-        "Number of the finding, as in the picture",
+        "Number of the finding, as in the picture; * where it was changed by hand",
         "Class of the finding",
         "What was said about it",
         "1 minus the model's confidence; the most doubtful are worth the first look",
@@ -127,11 +127,11 @@ class Findings(QAbstractTableModel):
     def _words(self, desk: Desk, number: int, column: int) -> str:
         finding, mark = desk.findings[number], desk.review.mark(number)
         if column == 0:
-            return str(number)
+            return f"{number}*" if mark.edited else str(number)
         if column == 1:
             return mark.label
         if column == 2:
-            return STATUS[mark.status] + (" *" if mark.edited else "")
+            return STATUS[mark.status]
         if column == 3:
             return f"{desk.doubt(number):.2f}" if number in desk.origin else "drawn"
         if column == 4:

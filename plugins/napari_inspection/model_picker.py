@@ -65,7 +65,7 @@ class ModelPicker(QWidget):
         self.box.setAccessibleName("Model")
         self.box.setMinimumContentsLength(12)
         self.add_button = button("Add …", "Add a folder with a model, or with several", self.ask)
-        self.refresh_button = button("Refresh", "Look for models again", self.refresh)
+        self.refresh_button = button("Refresh", "Look for models again", self.look_again)
         self.card_view = QTextBrowser()
         self.card_view.setOpenExternalLinks(True)
         self.card_view.setMinimumHeight(150)
@@ -106,13 +106,18 @@ class ModelPicker(QWidget):
         return card if isinstance(card, ModelCard) else None
 
     def refresh(self, prefer: Path | None = None) -> None:
-        """Look for models again; the choice stays, or becomes `prefer`, which is on this machine."""
-        if prefer is not None and self._place.url:
+        """List this machine's models anew; the choice stays, or becomes `prefer`. A server is not asked by this."""
+        if prefer is not None and self.where.currentText() == SERVER:
             self.where.setCurrentText(engines.DEVICES[0])
-        if self._place.url:
-            self.connect_to_server()
-        elif self.where.currentText() != SERVER:
+        if self.where.currentText() != SERVER:
             self._fill([*engines.known_models()], prefer)
+
+    def look_again(self) -> None:
+        """List the models anew, wherever they are."""
+        if self.where.currentText() == SERVER:
+            self.connect_to_server()
+        else:
+            self.refresh()
 
     def connect_to_server(self) -> None:
         """Ask the server for its models, off the main thread."""

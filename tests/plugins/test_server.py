@@ -77,6 +77,12 @@ def test_connect_and_run(panel, picker, server, until, phantom_file):
     from inspection_core.infer import predict
     from napari_inspection.samples import model_of_phantom
 
+    job = panel.session.job
+    panel.session.opened.emit(panel.session.case)
+    assert panel.session.job is job, "opening another case asks no server"
+    picker.refresh_button.click()
+    until(lambda: panel.session.job is not job and panel.session.job.finished)
+    assert picker.model == "phantom-lesions"
     here = predict(panel.session.case.image, engines.engine(engines.Place("cpu")).load(model_of_phantom()))
     np.testing.assert_array_equal(desk.review.prediction.mask, here.mask)
     assert "as measured before" in panel.running.expect.text()
