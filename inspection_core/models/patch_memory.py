@@ -28,6 +28,7 @@ from inspection_core.device import Device
 from inspection_core.errors import FitError, ModelError
 from inspection_core.models import Scores, weights
 from inspection_core.models.backbone import Backbone
+from inspection_core.models.backbone_file import digests, open_network
 from inspection_core.models.nearest import Memory, greedy_coreset, projection
 from inspection_core.prediction import Neighbour
 
@@ -311,11 +312,15 @@ def load(folder: Path, card: ModelCard, device: Device) -> PatchMemory:
             f"The card in {folder} lacks settings of patch-memory: {error}. Fit the model anew."
         ) from error
     prefix = "backbone."
-    network = Backbone(name, {k.removeprefix(prefix): v for k, v in stored.items() if k.startswith(prefix)})
+    network: Backbone
+    if files := digests(stored):
+        network = open_network(folder, card, files)
+    else:
+        network = Backbone(name, {k.removeprefix(prefix): v for k, v in stored.items() if k.startswith(prefix)})
     predictor = PatchMemory(
         network,
         views,
-        [weights.take(stored, f"memory.{i}", 2) for i in range(len(views))],
+        [weights.take(stored, f"memory.{i}", 2).float() for i in range(len(views))],
         [weights.take(stored, f"density.{i}", 1) for i in range(len(views))],
         stored.get("basis"),
         weights.take(stored, "origins", 2),
