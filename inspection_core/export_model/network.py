@@ -184,8 +184,8 @@ def _check_sizes(network: Network, file: Path, target: str) -> None:
     sides = [network.multiple * n for n in (3, 4, 2)][: len(network.shape) - 1]
     batch = torch.rand((1, network.shape[0], *sides), generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
-        wanted = network.call(batch)
         try:
+            wanted = network.call(batch)
             given = RUNTIMES["torchscript" if target == "torchscript" else "onnx"](file)(batch)
         except Exception as error:  # each runtime has errors of its own
             raise SizeError(network.name) from error
