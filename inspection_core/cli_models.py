@@ -81,11 +81,22 @@ def add(
 
 
 def export(
-    model: Annotated[str, typer.Argument(help="Model folder, or id of a model, that segments slices or volumes.")],
-    to: Annotated[str, typer.Option("--to", help="onnx, openvino or torchscript.")],
+    model: Annotated[str, typer.Argument(help="Model folder, or id of a model.")],
+    to: Annotated[str, typer.Option("--to", help="onnx, openvino, torchscript, or edge: with a runner of its own.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="New folder for the exported model.")],
     images: Annotated[list[Path], typer.Option("--images", help="Real images or scans that both are compared on.")],
-    tolerance: Annotated[float, typer.Option(help="Largest difference of any score that is let through.")] = 1e-3,
+    precision: Annotated[str, typer.Option(help="fp32, fp16, bf16 (openvino) or int8.")] = "fp32",
+    calibrate: Annotated[
+        list[Path] | None,
+        typer.Option("--calibrate", help="Good images for int8; those of the fit where they still are, if not given."),
+    ] = None,
+    tolerance: Annotated[
+        float | None,
+        typer.Option(help="Largest difference of a score that is let through; by the precision if not given."),
+    ] = None,
+    allow_difference: Annotated[
+        bool, typer.Option("--allow-difference", help="Keep an export that differs by more; its card says so.")
+    ] = False,
     json: Json = None,
 ) -> None:
     """Write a model in another form, compare both on real images, and keep it only if they agree."""
@@ -95,15 +106,20 @@ def export(
         from inspection_core.engine import Engine
         from inspection_core.export_model import REPORT
         from inspection_core.export_model import export as run
+        from inspection_core.export_model.parity import megabytes
 
         result.inputs.extend([model, *map(str, images)])
+        loaded = Engine("cpu").load(model)
         with progress_bars() as show:
             done = run(
-                Engine("cpu").load(model),
+                loaded,
                 to,
                 out,
                 images,
+                precision=precision,
+                calibrate=calibrate or (),
                 tolerance=tolerance,
+                allow_difference=allow_difference,
                 progress=lambda n, total: show("comparing", n, total),
             )
         result.outputs.append(str(out))
@@ -111,9 +127,11 @@ def export(
         for warning in done.warnings:
             say(f"note: {warning}")
         worst = max(row.score for row in done.compared)
-        result.extra["parity"] = {"images": len(done.compared), "score_difference": worst}
+        other = sum(row.verdicts[0] != row.verdicts[1] for row in done.compared)
+        result.extra["parity"] = {"images": len(done.compared), "score_difference": worst, "other_verdicts": other}
         console().print(
-            f"{out}: scores differ by at most {worst:.2g} on {len(done.compared)} images",
+            f"{out}: scores differ by at most {worst:.2g} on {len(done.compared)} images, {other} verdicts differ; "
+            f"{megabytes(out):.1f} MB, the original {megabytes(loaded.folder):.1f} MB",
             f"Report: {out / REPORT}",
             sep="\n",
         )

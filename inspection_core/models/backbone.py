@@ -54,7 +54,11 @@ class Backbone(nn.Module):
         Length of a feature vector.
     mean, std
         Normalisation of the three input channels that the weights were trained with.
+    compiles
+        Whether another runtime may run it in torch's place; see `inspection_core.models.compiled`.
     """
+
+    compiles = True
 
     def __init__(self, name: str, weights: Mapping[str, Tensor] | None = None) -> None:
         super().__init__()

@@ -10,6 +10,10 @@ The core prepares, tiles and restores for them as for any other; here the file's
     As of `inspection_core.models.Predictor`; 1 and ``(stride - 1) / 2`` if not given.
 ``bin_sha256``
     Of OpenVINO: the hash of the ``.bin`` file; ``weights_sha256`` is that of the ``.xml``.
+``precision``
+    Of OpenVINO: ``"bf16"`` lets it compute in bfloat16 where the processor can. Anything else is float32.
+``spread``
+    Whether the network gives one channel more, the last; see `inspection_core.models.Segmenter`.
 """
 
 from __future__ import annotations
@@ -30,6 +34,8 @@ if TYPE_CHECKING:
     import torch
 
 SUFFIXES = {".ts": "torchscript", ".pt": "torchscript", ".onnx": "onnx", ".xml": "openvino"}
+NAMES = {"torchscript": "model.ts", "onnx": "model.onnx", "openvino": "model.xml"}
+"""What a network's file is called in a model's folder."""
 ACTIVATIONS = ("none", "softmax", "sigmoid")
 
 
@@ -54,29 +60,36 @@ class Exported:
         self.stride = stride
         self.offset = float(offset)
         self.activation = activation
+        self.spread = bool(parameters.get("spread", False))
         self.runtime = runtime
         self.card = card
         if runtime.shape is not None:
             _check_shape(runtime.shape, card)
 
     def __call__(self, batch: torch.Tensor) -> Any:
-        """Return `Scores`, or class probabilities ``(B, 1 + K, *grid)`` if the card segments."""
+        """Return `Scores`, or class probabilities ``(B, 1 + K, *grid)``, with the spread, if the card segments."""
         given = self._run(batch)
         cells = tuple(n // self.stride for n in batch.shape[2:])
         if self.card.task == "anomaly":
             given = given[:, None] if given.ndim == batch.ndim - 1 else given
             self._check(given, (len(batch), 1, *cells))
             return Scores(given[:, 0])
-        classes = len(self.card.classes)
-        channels = given.shape[1] if given.ndim == batch.ndim else 0
+        classes, more = len(self.card.classes), int(self.spread)
+        channels = given.shape[1] - more if given.ndim == batch.ndim else 0
         # Without a softmax the background may be left out: it is what is left to 1.
         whole = classes + 1 if self.activation == "softmax" or channels == classes + 1 else classes
-        self._check(given, (len(batch), whole, *cells))
-        return _probabilities(given, self.activation, whole > classes)
+        self._check(given, (len(batch), whole + more, *cells))
+        found = _probabilities(given[:, :whole], self.activation, whole > classes)
+        return self._with_spread(found, given) if more else found
 
     def to(self, device: Device) -> None:
         """Move the network to another device, where its runtime can."""
         self.runtime.to(device)
+
+    def _with_spread(self, found: torch.Tensor, given: torch.Tensor) -> torch.Tensor:
+        import torch
+
+        return torch.cat([found, given[:, -1:]], dim=1)
 
     def _run(self, batch: torch.Tensor) -> torch.Tensor:
         import torch
@@ -125,7 +138,7 @@ def load(folder: Path, card: ModelCard, device: Device) -> Exported:
         if not isinstance(second, str):
             raise ModelError(f"The card of {card.id} lacks parameters.bin_sha256, the hash of {weights_of(path).name}.")
         weights.check_file(weights_of(path), second)
-    predictor = Exported(RUNTIMES[card.architecture](path), card)
+    predictor = Exported(RUNTIMES[card.architecture](path, str(card.parameters.get("precision", "fp32"))), card)
     predictor.to(device)
     return predictor
 
@@ -150,7 +163,7 @@ def make(folder: Path, card: ModelCard, file: Path) -> ModelCard:
     if file.suffix.lower() not in SUFFIXES:
         raise ModelError(f"A network's file is one of {', '.join(SUFFIXES)}. Got {file.name!r}.")
     architecture = SUFFIXES[file.suffix.lower()]
-    name = {"torchscript": "model.ts", "onnx": "model.onnx", "openvino": "model.xml"}[architecture]
+    name = NAMES[architecture]
     pairs = [(file, folder / name)]
     parameters = dict(card.parameters)
     if architecture == "openvino":

@@ -27,6 +27,7 @@ from inspection_core.device import Device
 from inspection_core.errors import FitError, ModelError
 from inspection_core.models import Scores, weights
 from inspection_core.models.backbone import Backbone
+from inspection_core.models.backbone_file import digests, open_network
 from inspection_core.models.nearest import Memory, greedy_coreset, principal, projection
 from inspection_core.models.views import MAX_BLUR, Describer, View, blurred
 from inspection_core.prediction import Neighbour
@@ -270,7 +271,11 @@ def load(folder: Path, card: ModelCard, device: Device) -> PatchMemory:
             f"The card in {folder} lacks settings of patch-memory: {error}. Fit the model anew."
         ) from error
     prefix = "backbone."
-    network = Backbone(name, {k.removeprefix(prefix): v for k, v in stored.items() if k.startswith(prefix)})
+    network: Backbone
+    if files := digests(stored):
+        network = open_network(folder, card, files)
+    else:
+        network = Backbone(name, {k.removeprefix(prefix): v for k, v in stored.items() if k.startswith(prefix)})
     predictor = PatchMemory(
         Describer(network, views),
         [_memory(stored, i, network.dim) for i in range(len(views))],
@@ -285,7 +290,7 @@ def load(folder: Path, card: ModelCard, device: Device) -> PatchMemory:
 
 
 def _memory(stored: Mapping[str, Tensor], number: int, dim: int) -> Memory:
-    vectors, basis = weights.take(stored, f"memory.{number}", 2), stored.get(f"basis.{number}")
+    vectors, basis = weights.take(stored, f"memory.{number}", 2).float(), stored.get(f"basis.{number}")
     if vectors.shape[1] != dim:
         raise ModelError(
             f"The weights' 'memory.{number}' should hold all {dim} features of the backbone. Got {vectors.shape[1]}; "

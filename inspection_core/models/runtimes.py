@@ -1,6 +1,7 @@
 """Networks in the files of others: TorchScript, ONNX and OpenVINO, each behind one small class.
 
-What each gives is a `Runtime`: float32 in, float32 out, and the input's shape where the file fixes it.
+What each gives is a `Runtime`: float32 in, float32 out, and the input's shape where the file fixes it. It computes in
+float32, but for operators that the file itself wants in 8 bits, and for bfloat16 where a card asks OpenVINO for it.
 """
 
 from __future__ import annotations
@@ -37,12 +38,12 @@ class Runtime(Protocol):
     shape: Shape | None
     """Shape of the input ``(B, C, *spatial)``, None for each axis that is free; None where the file does not say."""
 
-    def __init__(self, path: Path) -> None:
-        """Open a file whose hash is known to be right."""
+    def __init__(self, path: Path, precision: str = "fp32") -> None:
+        """Open a file whose hash is known to be right; `precision` is the card's."""
         ...
 
     def __call__(self, batch: torch.Tensor) -> Any:
-        """Return what the network gives for a float32 batch."""
+        """Return what the network gives for a float32 batch: a tensor, or several in a list or tuple."""
         ...
 
     def to(self, device: Device) -> None:
@@ -57,7 +58,7 @@ class TorchScript:
     files; `check_torchscript` refuses archives that use one.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, precision: str = "fp32") -> None:
         data = path.read_bytes()
         check_torchscript(data, path)
         self.shape: Shape | None = None
@@ -75,7 +76,7 @@ class TorchScript:
 class Onnx:
     """An ONNX file in ONNX Runtime, on the CPU."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, precision: str = "fp32") -> None:
         try:
             import onnx
             import onnxruntime
@@ -108,23 +109,24 @@ class Onnx:
         """Return what the network gives; see `Runtime`."""
         import torch
 
-        return torch.from_numpy(self.session.run(None, {self._name: batch.cpu().numpy()})[0])
+        return [torch.from_numpy(given) for given in self.session.run(None, {self._name: batch.cpu().numpy()})]
 
     def to(self, device: Device) -> None:
         """Stay on the CPU."""
 
 
 class OpenVino:
-    """An OpenVINO model, ``.xml`` with its ``.bin``, on the CPU, in float32."""
+    """An OpenVINO model, ``.xml`` with its ``.bin``, on the CPU, in float32, or in bfloat16 where it is asked for."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, precision: str = "fp32") -> None:
         try:
             import openvino
         except ImportError:
             raise ModelError(f"{path} is an OpenVINO model, and OpenVINO is not installed: {EXTRA}.") from None
         core = openvino.Core()
         # Else processors with bfloat16 use it unasked, and two machines differ.
-        settings = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
+        hint = "bf16" if precision == "bf16" else "f32"
+        settings = {"INFERENCE_PRECISION_HINT": hint, "PERFORMANCE_HINT": "LATENCY"}
         settings["INFERENCE_NUM_THREADS"] = str(threads())
         try:
             model = core.read_model(path)
@@ -140,7 +142,8 @@ class OpenVino:
         """Return what the network gives; see `Runtime`."""
         import torch
 
-        return torch.from_numpy(self.model(batch.cpu().numpy())[0].copy())
+        given = self.model(batch.cpu().numpy())
+        return [torch.from_numpy(given[k].copy()) for k in range(len(self.model.outputs))]
 
     def to(self, device: Device) -> None:
         """Stay on the CPU."""

@@ -107,6 +107,8 @@ class Describer:
 
     def to(self, device: Device) -> None:
         """Compute on another device."""
+        if not self.backbone.compiles:
+            device = replace(device, runtime="torch")
         if device == self._device:  # asked before every image, and a look at every layer takes milliseconds
             return
         self._device = None  # where a move fails half way, for want of memory, the next one is made in any case
