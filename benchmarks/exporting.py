@@ -4,10 +4,11 @@
     python benchmarks/exporting.py --model MODEL --set SET       takes that model
     python benchmarks/exporting.py --scans STUDIES --patients 2  the tumour model that comes with the suite
 
-A set is an MVTec-style folder: `train/good`, `test/good`, `test/DEFECT`. int8 takes its ranges from `train/good`. Studies
-are a folder with `images` and `masks`, as for `inspection evaluate`; int8 takes its ranges from the last of them, and the
-first ones are measured. Every image goes through the original and through all exports in turn, so that each meets the same
-load; milliseconds are CPU time, all threads together, of the network and the search (no decoding, no findings).
+A set is an MVTec-style folder: `train/good`, `test/good`, `test/DEFECT`. int8 takes its ranges from `train/good`.
+Studies are a folder with `images` and `masks`, as for `inspection evaluate`; int8 takes its ranges from the last of
+them, and the first ones are measured. Every image goes through the original and through all exports in turn, so that
+each meets the same load; milliseconds are CPU time, all threads together, of network and search (no decoding, no
+findings).
 """
 
 from __future__ import annotations
@@ -146,7 +147,11 @@ def main() -> None:
     rows: list[dict[str, Any]] = []
     models = [*options.model, *[None] * len(options.sets)]
     jobs = [(parts, root, model) for root, model in zip(options.sets, models, strict=False)]
-    print("| data | form | accuracy | score differs by | mask | verdicts | let through | CPU ms | MB |", "|" + " --- |" * 9, sep="\n")
+    print(
+        "| data | form | accuracy | score differs by | mask | verdicts | let through | CPU ms | MB |",
+        "|" + " --- |" * 9,
+        sep="\n",
+    )
     for job in [*jobs, *([(scans, options.scans, None)] if options.scans else [])]:
         with tempfile.TemporaryDirectory() as scratch:
             work, root, model = job
