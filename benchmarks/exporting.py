@@ -7,8 +7,8 @@
 A set is an MVTec-style folder: `train/good`, `test/good`, `test/DEFECT`. int8 takes its ranges from `train/good`.
 Studies are a folder with `images` and `masks`, as for `inspection evaluate`; int8 takes its ranges from the last of
 them, and the first ones are measured. Every image goes through the original and through all exports in turn, so that
-each meets the same load; milliseconds are CPU time, all threads together, of the network and the search (no decoding,
-no findings).
+each meets the same load; milliseconds are CPU time, all threads together, of network and search (no decoding, no
+findings).
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ import math
 import sys
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +21,7 @@ from inspection_core.card import ModelCard
 from inspection_core.cases import Case, find_cases, read_case
 from inspection_core.engine import LoadedModel
 from inspection_core.errors import InspectionError, ReadError, UsageError
+from inspection_core.findings import dismiss
 from inspection_core.image import Image
 from inspection_core.infer import predict
 from inspection_core.io.atomic import atomic_path
@@ -41,7 +42,7 @@ from inspection_core.segmentation_metrics import (
     mean_of,
     surface_figures,
 )
-from inspection_core.threshold import cuts
+from inspection_core.threshold import cuts, verdict
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -59,6 +60,8 @@ class _Gathered:
     findings: list[tuple[str, Finding, bool]] = field(default_factory=list)
     confidence: list[list[float]] = field(default_factory=list)
     counts: list[LesionCounts] = field(default_factory=list)
+    chances: list[LesionCounts] = field(default_factory=list)
+    """As `counts`, of everything that got a confidence, what was dismissed for it too."""
     around: VoxelReliability = field(default_factory=VoxelReliability)
     whole: VoxelReliability = field(default_factory=VoxelReliability)
     units: set[str] = field(default_factory=set)
@@ -101,7 +104,7 @@ def evaluate(
     dict
         ``dice_mean``, ``dice_median``, ``hd95_mean``, ``surface_dice``, ``lesion_recall``, ``lesion_precision``,
         ``lesion_dice``, ``ece_voxel`` (within `RADIUS` voxels of reference and prediction), ``ece_image``,
-        ``ece_finding`` and the other figures of findings, ``froc``, ``volumes``, the intervals of those that have one,
+        ``ece_finding`` and the other figures of confidence, of dismissed findings too (``n_judged``), ``froc``, ``volumes``, the intervals of those that have one,
         ``unit`` of distances and ``size_unit`` of volumes, ``cases`` (a row each), ``seconds_per_case``,
         ``peak_memory_bytes``, ``errors`` and ``warnings``. A figure that the data cannot give is None.
 
@@ -116,10 +119,12 @@ def evaluate(
         )
     todo = find_cases(Path(dataset), lenient=True)
     kept = _Gathered()
+    # Confidences are measured on all that got one: dismissing is for those who read, not for the figures.
+    all_shown = replace(model, card=replace(model.card, policy=replace(model.card.policy, least=0.0)))
     errors: list[dict[str, str]] = []
     for done, case in enumerate(todo, start=1):
         try:
-            _measure(case, model, kept, out, tolerance)
+            _measure(case, all_shown, model.card, kept, out, tolerance)
         except (InspectionError, OSError) as error:
             text = utf8(str(error))
             errors.append({"path": utf8(str(case.images[0])), "type": type(error).__name__, "message": text})
@@ -146,14 +151,17 @@ def evaluate(
     return dict(finite_in(found))
 
 
-def _measure(case: Case, model: LoadedModel, kept: _Gathered, out: Path | None, tolerance: float) -> None:
-    """Predict one case and keep what its figures need."""
-    card = model.card
+def _measure(
+    case: Case, all_shown: LoadedModel, card: ModelCard, kept: _Gathered, out: Path | None, tolerance: float
+) -> None:
+    """Predict one case and keep what its figures need; `all_shown` is the model, with nothing dismissed."""
     image, reference = read_case(case, card.channels)
     reference = _classes(reference, card, case.name, kept.warnings)
     started = time.perf_counter()
-    prediction = predict(image, model)
+    judged = predict(image, all_shown)
+    prediction = _dismissed(judged, card)
     seconds = time.perf_counter() - started
+    chances = compare(judged.mask, reference, judged.findings, card.classes)
     counts = compare(prediction.mask, reference, prediction.findings, card.classes)
     row = _row(case.name, prediction, reference, card, counts, tolerance)
     truth = reference > 0
@@ -164,12 +172,26 @@ def _measure(case: Case, model: LoadedModel, kept: _Gathered, out: Path | None, 
     for plane, true in zip(prediction.score, truth, strict=True):
         kept.whole.add(plane.ravel(), true.ravel())
     kept.rows.append(row | {"seconds": round(seconds, 3)})
-    kept.findings += [(case.name, f, bool(t)) for f, t in zip(prediction.findings, counts.true, strict=True)]
-    kept.confidence.append([f.confidence for f in prediction.findings])
+    kept.findings += [(case.name, f, bool(t)) for f, t in zip(judged.findings, chances.true, strict=True)]
+    kept.confidence.append([f.confidence for f in judged.findings])
+    kept.chances.append(chances)
     kept.counts.append(counts)
     kept.units.add(prediction.geometry.unit)
     kept.device = prediction.device
     kept.items.append(item)
+
+
+def _dismissed(judged: Prediction, card: ModelCard) -> Prediction:
+    """Return what `predict` gives with the card's own policy, from what it gives where nothing is dismissed."""
+    mask, findings = dismiss(judged.mask, judged.findings, card.classes, card.policy.least)
+    score = max((f.confidence for f in findings), default=0.0)
+    return replace(
+        judged,
+        mask=mask,
+        findings=findings,
+        image_score=score,
+        verdict=verdict(score, cuts(card.policy, card.calibration)),
+    )
 
 
 def _classes(reference: NDArray[np.uint8], card: ModelCard, name: str, warnings: list[str]) -> NDArray[np.uint8]:
@@ -219,10 +241,10 @@ def _figures(kept: _Gathered, card: ModelCard, seed: int) -> dict[str, Any]:
     far, defined = mean_of([r["hd95"] for r in rows])
     lesions, found = (np.array([r[k] for r in rows], dtype=float) for k in ("n_lesions", "n_found"))
     findings, true = (np.array([r[k] for r in rows], dtype=float) for k in ("n_findings", "n_true"))
-    worth = finding_calibration(kept.confidence, [c.true for c in kept.counts], seed)
+    worth = finding_calibration(kept.confidence, [c.true for c in kept.chances], seed)
     lesion_dice = np.concatenate([c.dice for c in kept.counts])
     false = [f.confidence for _, f, hit in kept.findings if not hit]
-    curve = froc(np.concatenate([c.reach for c in kept.counts]), false, len(rows))
+    curve = froc(np.concatenate([c.reach for c in kept.chances]), false, len(rows))
     unit = kept.units.pop() if len(kept.units) == 1 else "mixed"
     kept.units.add(unit)
     if unit == "px":
@@ -264,8 +286,10 @@ def _figures(kept: _Gathered, card: ModelCard, seed: int) -> dict[str, Any]:
         "finding_in_the_large": worth.in_the_large,
         "finding_in_the_large_interval": _span(worth.in_the_large_interval),
         "findings_calibrated": all(f.calibrated for _, f, _ in kept.findings) if kept.findings else None,
-        "n_findings": worth.n,
-        "n_true_findings": worth.n_true,
+        "n_findings": int(findings.sum()),
+        "n_true_findings": int(true.sum()),
+        "n_judged": worth.n,
+        "n_true_judged": worth.n_true,
         "n_lesions": int(lesions.sum()),
         "froc": asdict(curve),
         "volumes": None if volumes is None else asdict(volumes),
@@ -350,12 +374,17 @@ def _write(out: Path, found: Mapping[str, Any], kept: _Gathered, model: LoadedMo
     out.mkdir(parents=True, exist_ok=True)
     keys = ("id", "label", "size", "size_unit", "long_axis", "short_axis", "peak", "mean", "spread", "confidence",
             "calibrated")  # fmt: skip
-    findings = [{"case": utf8(name)} | {k: getattr(f, k) for k in keys} | {"true": t} for name, f, t in kept.findings]
+    findings = [
+        {"case": utf8(name)}
+        | {k: getattr(f, k) for k in keys}
+        | {"true": t, "kept": f.confidence >= model.card.policy.least or not f.calibrated}
+        for name, f, t in kept.findings
+    ]
     for name, rows in (("evaluation.csv", kept.rows), ("findings.csv", findings)):
-        columns = None if rows else ["case", *keys, "true"]
+        columns = None if rows else ["case", *keys, "true", "kept"]
         with atomic_path(out / name) as temporary:
             pd.DataFrame(rows, columns=columns).to_csv(temporary, index=False)
-    worth = finding_calibration(kept.confidence, [c.true for c in kept.counts])
+    worth = finding_calibration(kept.confidence, [c.true for c in kept.chances])
     name = Path(str(found["dataset"])).resolve().name
     note = f"{model.card.id} {model.card.version} on {found['n_cases']} cases of {name}."
     panels = [(f"Voxels within {RADIUS} of the tumour", kept.around.table()), ("Findings", worth.table)]

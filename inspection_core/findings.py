@@ -30,7 +30,6 @@ from inspection_core.prediction import Finding
 IntArray = NDArray[np.int64]
 Floats = NDArray[np.floating[Any]]
 PValues = Callable[[Floats], FloatArray]
-Judge = Callable[[Sequence[Finding]], tuple[Finding, ...]]
 
 SAME_SPACING = 0.01
 """Two spacings are the same within this share of them."""
@@ -110,8 +109,6 @@ def find_labelled(
     *,
     min_size: int = 1,
     spread: NDArray[np.floating[Any]] | None = None,
-    judge: Judge | None = None,
-    least: float = 0.0,
 ) -> tuple[NDArray[np.uint8], tuple[Finding, ...]]:
     """List the connected regions of each class in a label mask, as a segmentation model gives it.
 
@@ -129,10 +126,6 @@ def find_labelled(
         Voxels that a region has at least; smaller ones leave the mask.
     spread
         Of the same shape: how far the members of the network disagree; findings get the mean inside.
-    judge
-        Gives findings their confidence, in their order; see `inspection_core.confidence.with_confidence`.
-    least
-        Calibrated findings of a lower confidence are left out, and leave the mask.
 
     Returns
     -------
@@ -172,10 +165,46 @@ def find_labelled(
     if spread is not None:
         sums = np.bincount(regions.ravel(), spread[box].ravel(), table.total + 1)[table.number]
         found = tuple(replace(f, spread=float(s / n)) for f, s, n in zip(found, sums, table.size, strict=True))
-    found = judge(found) if judge is not None else found
-    kept = [i for i, f in enumerate(found) if f.confidence >= least or not f.calibrated]
-    mask[box] = table.of(kept).mask(regions)
-    return mask, tuple(replace(_moved(found[i], start), id=n) for n, i in enumerate(kept, start=1))
+    mask[box] = table.mask(regions)
+    return mask, tuple(_moved(f, start) for f in found)
+
+
+def dismiss(
+    mask: NDArray[np.uint8], findings: Sequence[Finding], classes: Sequence[str], least: float
+) -> tuple[NDArray[np.uint8], tuple[Finding, ...]]:
+    """Leave out what is hardly ever a lesion: calibrated findings whose confidence is below `least`.
+
+    Parameters
+    ----------
+    mask, findings
+        From `find_labelled`, with confidences from `inspection_core.confidence.with_confidence`.
+    classes
+        As for `find_labelled`.
+    least
+        Confidence; see `inspection_core.card.Policy.least`.
+
+    Returns
+    -------
+    mask, findings
+        Those given where nothing is left out; else a mask without their voxels, and the rest, with ids from 1.
+    """
+    doubtful = [f for f in findings if f.calibrated and f.confidence < least]
+    if not doubtful:
+        return mask, tuple(findings)
+    mask = mask.copy()
+    for finding in doubtful:
+        box = tuple(slice(a, b) for a, b in zip(finding.start, finding.stop, strict=True))
+        inside = mask[box]
+        regions = _connected(np.where(inside == 1 + classes.index(finding.label), inside, 0))
+        middle = np.subtract(finding.centroid_index, finding.start)
+        number = min(range(1, int(regions.max()) + 1), key=lambda n: np.abs(_centre(regions == n) - middle).max())
+        inside[regions == number] = 0
+    kept = (f for f in findings if f not in doubtful)
+    return mask, tuple(replace(f, id=n) for n, f in enumerate(kept, start=1))
+
+
+def _centre(region: NDArray[np.bool_]) -> Floats:
+    return np.asarray(np.argwhere(region).mean(axis=0))
 
 
 def find_numbered(
@@ -289,11 +318,7 @@ class _Regions:
     def where(self, min_size: int, high: float) -> _Regions:
         """Return the regions of at least `min_size` voxels with a peak above `high`, by falling peak, then size."""
         order = np.lexsort((-self.size, -self.peak))
-        return self.of(order[(self.size[order] >= min_size) & (self.peak[order] > high)])
-
-    def of(self, order: Sequence[int] | IntArray) -> _Regions:
-        """Return the regions at these places."""
-        order = np.asarray(order, dtype=np.int64)
+        order = order[(self.size[order] >= min_size) & (self.peak[order] > high)]
         return _Regions(
             number=self.number[order],
             kind=self.kind[order],

@@ -21,7 +21,7 @@ from inspection_core.confidence import with_confidence
 from inspection_core.device import Device
 from inspection_core.engine import Grid, LoadedModel, Model
 from inspection_core.errors import ModelError
-from inspection_core.findings import find, find_labelled
+from inspection_core.findings import dismiss, find, find_labelled
 from inspection_core.image import Image
 from inspection_core.input_check import check_input
 from inspection_core.models import Explaining, Segmented
@@ -321,10 +321,10 @@ def _segmented(done: Forwarded, model: LoadedModel) -> Prediction:
         image.geometry,
         card.classes,
         spread=spread,
-        judge=lambda some: with_confidence(some, card.calibration.finding, inner / image.geometry.voxel_size),
-        least=card.policy.least,
     )
     del spread
+    findings = with_confidence(findings, card.calibration.finding, inner / image.geometry.voxel_size)
+    mask, findings = dismiss(mask, findings, card.classes, card.policy.least)
     cut = cuts(card.policy, card.calibration)
     image_score = max((f.confidence for f in findings), default=0.0)
     clock.lap("findings")

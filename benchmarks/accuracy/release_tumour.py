@@ -32,7 +32,7 @@ TIMED = "TCGA_DU_7014"
 KEPT = (
     "dice_mean", "dice_median", "hd95_mean", "surface_dice", "lesion_recall", "lesion_precision", "lesion_dice",
     "ece_voxel", "ece_image", "ece_finding", "finding_brier", "finding_base_brier", "finding_in_the_large",
-    "n_cases", "n_findings", "n_true_findings", "n_lesions", "n_unlike",
+    "n_cases", "n_findings", "n_true_findings", "n_judged", "n_true_judged", "n_lesions", "n_unlike",
 )  # fmt: skip
 INTERVALS = ("dice_mean", "dice_median", "lesion_recall", "lesion_precision", "finding_in_the_large")
 
@@ -98,7 +98,7 @@ def release(source: Path, out: Path, found: dict, results: Path, command: str) -
             metrics[f"{name}_interval"] = (_short(span["low"]), _short(span["high"]))
     timing = found["timing"]
     metrics |= {
-        "data": f"{found['n_cases']} test patients of the LGG MRI set, never looked at before; sizes in voxels",
+        "data": f"{found['n_cases']} test patients of the LGG MRI set, that nothing was fitted or chosen on; sizes in voxels",
         "command": command,
         "machine": f"{timing['cores']} cores, {platform.machine()}",
         "seconds_256x256x60": timing["predict_seconds"],

@@ -14,7 +14,7 @@ from scipy.spatial.distance import pdist
 
 from inspection_core.calibrate import p_values
 from inspection_core.errors import GeometryError, ModelError, UsageError
-from inspection_core.findings import find, find_labelled
+from inspection_core.findings import dismiss, find, find_labelled
 from inspection_core.geometry import Geometry
 
 SMALL_MAPS = hnp.arrays(
@@ -331,19 +331,28 @@ def test_small_regions_leave_a_label_mask():
 
 
 @pytest.mark.parametrize(("calibrated", "left"), [(True, [1, 0, 0, 2]), (False, [1, 0, 1, 2])])
-def test_doubtful_findings_leave_a_label_mask_where_their_confidence_is_calibrated(calibrated, left):
+def test_doubtful_findings_are_dismissed_where_their_confidence_is_calibrated(calibrated, left):
     labels, score = np.array([[1, 0, 1, 2]], np.uint8), np.array([[0.6, 0, 0.7, 0.9]])
+    mask, findings = find_labelled(labels, score, Geometry.pixels((1, 4)), ("a", "b"))
+    chances = zip(findings, (0.8, 0.1, 0.2), strict=True)
+    judged = [replace(f, confidence=c, calibrated=calibrated) for f, c in chances]
+    rest, kept = dismiss(mask, judged, ("a", "b"), 0.2)
+    assert rest.tolist() == [left]
+    assert [f.id for f in kept] == list(range(1, len(kept) + 1))
+    assert [f.confidence for f in kept] == ([0.8, 0.2] if calibrated else [0.8, 0.1, 0.2])
+    assert np.array_equal(mask, labels)  # what was given is not changed
 
-    def judge(some):
-        assert [f.peak for f in some] == [0.9, 0.7, 0.6]
-        return tuple(
-            replace(f, confidence=c, calibrated=calibrated) for f, c in zip(some, (0.8, 0.1, 0.2), strict=True)
-        )
 
-    mask, findings = find_labelled(labels, score, Geometry.pixels((1, 4)), ("a", "b"), judge=judge, least=0.2)
-    assert mask.tolist() == [left]
-    assert [f.id for f in findings] == list(range(1, len(findings) + 1))
-    assert [f.confidence for f in findings] == ([0.8, 0.2] if calibrated else [0.8, 0.1, 0.2])
+@settings(deadline=None)
+@given(hnp.arrays(np.uint8, hnp.array_shapes(min_dims=2, max_dims=3, max_side=6), elements=st.integers(0, 2)))
+def test_what_is_dismissed_takes_its_own_voxels_along(labels):
+    """Also where a region of its class or of another lies in its box."""
+    mask, findings = find_labelled(labels, labels * 0.4, Geometry.pixels(labels.shape), "ab")
+    judged = [replace(f, confidence=float(f.id % 2), calibrated=True) for f in findings]
+    rest, kept = dismiss(mask, judged, "ab", 0.5)
+    again = find_labelled(rest, labels * 0.4, Geometry.pixels(labels.shape), "ab")[1]
+    place = lambda some: sorted((f.label, f.start, f.stop, f.size) for f in some)  # noqa: E731
+    assert place(kept) == place(again) == place(f for f in findings if f.id % 2)
 
 
 @settings(deadline=None)
