@@ -104,9 +104,10 @@ def evaluate(
     dict
         ``dice_mean``, ``dice_median``, ``hd95_mean``, ``surface_dice``, ``lesion_recall``, ``lesion_precision``,
         ``lesion_dice``, ``ece_voxel`` (within `RADIUS` voxels of reference and prediction), ``ece_image``,
-        ``ece_finding`` and the other figures of confidence, of dismissed findings too (``n_judged``), ``froc``, ``volumes``, the intervals of those that have one,
-        ``unit`` of distances and ``size_unit`` of volumes, ``cases`` (a row each), ``seconds_per_case``,
-        ``peak_memory_bytes``, ``errors`` and ``warnings``. A figure that the data cannot give is None.
+        ``ece_finding`` and the other figures of confidence, of dismissed findings too (``n_judged``), ``froc``,
+        ``volumes``, the intervals of those that have one, ``unit`` of distances and ``size_unit`` of volumes,
+        ``cases`` (a row each), ``seconds_per_case``, ``peak_memory_bytes``, ``errors`` and ``warnings``. A figure
+        that the data cannot give is None.
 
     Raises
     ------

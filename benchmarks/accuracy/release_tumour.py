@@ -98,7 +98,7 @@ def release(source: Path, out: Path, found: dict, results: Path, command: str) -
             metrics[f"{name}_interval"] = (_short(span["low"]), _short(span["high"]))
     timing = found["timing"]
     metrics |= {
-        "data": f"{found['n_cases']} test patients of the LGG MRI set, that nothing was fitted or chosen on; sizes in voxels",
+        "data": f"{found['n_cases']} test patients of the LGG MRI set, which nothing was fitted on; in voxels",
         "command": command,
         "machine": f"{timing['cores']} cores, {platform.machine()}",
         "seconds_256x256x60": timing["predict_seconds"],

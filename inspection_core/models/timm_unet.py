@@ -20,6 +20,7 @@ from inspection_core.device import Device
 from inspection_core.errors import ModelError
 from inspection_core.models import weights
 from inspection_core.models.backbone import fill, load_weights
+from inspection_core.models.compiled import Compiled
 from inspection_core.models.members import rebuilt
 
 ENCODER = "tf_efficientnet_lite0"
@@ -122,6 +123,18 @@ def _widened(source: Tensor, shape: torch.Size) -> Tensor:
     return source[:, [k % known for k in range(inputs)]] * (known / inputs) if inputs != known else source
 
 
+class Mean(nn.Module):
+    """Class probabilities of slices, averaged over several networks."""
+
+    def __init__(self, networks: Sequence[nn.Module]) -> None:
+        super().__init__()
+        self.networks = nn.ModuleList(networks)
+
+    def forward(self, batch: Tensor) -> Tensor:
+        """Return ``(B, 1 + K, h, w)`` probabilities."""
+        return torch.stack([network(batch).softmax(dim=1) for network in self.networks]).mean(dim=0)
+
+
 class TimmUNet:
     """Averaged class probabilities of networks and flips; see `inspection_core.models.Segmenter`.
 
@@ -141,6 +154,9 @@ class TimmUNet:
     def __init__(self, networks: Sequence[nn.Module], flips: bool) -> None:
         self.networks = list(networks)
         self.flips = flips
+        self._mean = Mean(networks).eval()
+        self._compiled: Compiled | None = None
+        self._device: Device | None = None
 
     @property
     def spread(self) -> bool:
@@ -149,21 +165,32 @@ class TimmUNet:
 
     def __call__(self, batch: Tensor) -> Tensor:
         """Return ``(B, 1 + K, h, w)`` probabilities, and one channel more where `spread` is set."""
-        batch = batch.contiguous(memory_format=torch.channels_last)
-        plain = self._mean(batch)
+        plain = self._run(batch)
         if not self.flips:
             return plain
         # Of the networks' mean, so that it says the same of one network, as in cross-fitting, and of several.
-        both = torch.stack([plain, self._mean(batch.flip(-1)).flip(-1)])
+        both = torch.stack([plain, self._run(batch.flip(-1)).flip(-1)])
         return torch.cat([both.mean(dim=0), both[:, :, :1].std(dim=0, unbiased=False)], dim=1)
 
-    def _mean(self, batch: Tensor) -> Tensor:
-        return torch.stack([network(batch).softmax(dim=1) for network in self.networks]).mean(dim=0)
+    @property
+    def runtime(self) -> str:
+        """What runs the networks; see `inspection_core.device.Device`."""
+        return "torch" if self._device is None else self._device.runtime
+
+    def _run(self, batch: Tensor) -> Tensor:
+        if self.runtime != "openvino":
+            found: Tensor = self._mean(batch.contiguous(memory_format=torch.channels_last))
+            return found
+        if self._compiled is None:
+            self._compiled = Compiled(self._mean, batch)
+        return torch.from_numpy(self._compiled(batch.contiguous().numpy())[0])
 
     def to(self, device: Device) -> None:
         """Move the networks to another device."""
-        for network in self.networks:
-            network.to(device.torch).to(memory_format=torch.channels_last)
+        if device != self._device:
+            self._device = None  # where a move fails half way, for want of memory, the next one is made in any case
+            self._mean.to(device.torch).to(memory_format=torch.channels_last)
+            self._device = device
 
 
 def build(card: ModelCard) -> UNet:
