@@ -90,7 +90,7 @@ def runs_list(
     with outcome("runs list", json) as result:
         import dataclasses
 
-        from rich.table import Table
+        from rich.table import Column, Table
 
         from inspection_core.runs import list_runs
 
@@ -102,7 +102,18 @@ def runs_list(
         if not found:
             console().print(f"No run in {folder.resolve()}. Make one: inspection screen FOLDER --model M --out RUN")
             return
-        table = Table("run", "state", "inputs", "OK", "REVIEW", "NG", "failed", "model", "started")
+        # A name is what the next command needs: it is broken over lines where room is short, and never cut.
+        table = Table(
+            Column("run", overflow="fold", min_width=12),
+            "state",
+            "inputs",
+            "OK",
+            "REVIEW",
+            "NG",
+            "failed",
+            "model",
+            "started",
+        )
         for one in found:
             numbers = (str(one.counts[k]) for k in ("OK", "REVIEW", "NG", "failed"))
             inputs = "" if one.inputs is None else str(one.inputs)
