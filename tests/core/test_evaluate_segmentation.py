@@ -1,6 +1,7 @@
 """``evaluate`` of models that segment, on the three layouts of a dataset."""
 
 import json
+import math
 from dataclasses import replace
 
 import nibabel as nib
@@ -9,7 +10,7 @@ import pandas as pd
 import PIL.Image
 import pytest
 
-from inspection_core.card import Calibration, FindingCalibration
+from inspection_core.card import Calibration, FindingCalibration, Policy
 from inspection_core.engine import Engine
 from inspection_core.errors import UsageError
 from inspection_core.evaluate_segmentation import evaluate, table
@@ -105,6 +106,27 @@ def test_every_layout_gives_the_same_figures(layout, segmenter, tmp_path):
     assert 0 < got["seconds_per_case"] < 60
     assert got["peak_memory_bytes"] > 1e6
     json.loads(dump(got))
+
+
+def test_what_is_dismissed_leaves_the_mask_and_is_judged_all_the_same(segmenter, tmp_path):
+    for seed in range(3):
+        four_d(tmp_path / "data", f"case{seed}", *study(seed, lesion=seed > 0))
+    by_size = FindingCalibration(("size",), (1.0,), -math.log(50), 20, 10, 5)  # one half at 50 voxels
+    model = segmenter(
+        calibration=Calibration(finding=by_size), policy=Policy(kind="band", low=0.3, high=0.7, least=0.2)
+    )
+    got = evaluate(model, tmp_path / "data", out=tmp_path / "out")
+    assert [(r["dice"], r["n_findings"], r["verdict"]) for r in got["cases"]] == [
+        (1, 0, "OK"),
+        (1, 1, "NG"),
+        (1, 1, "NG"),
+    ]
+    assert (got["n_findings"], got["n_true_findings"], got["lesion_precision"]) == (2, 2, 1)
+    assert (got["n_judged"], got["n_true_judged"]) == (5, 2)
+    assert 0 < got["finding_brier"] < got["finding_base_brier"] == pytest.approx(0.24)
+    listed = pd.read_csv(tmp_path / "out" / "findings.csv")
+    assert listed["kept"].tolist() == listed["true"].tolist()
+    assert model.card.policy.least == 0.2
 
 
 def test_what_is_written(segmenter, tmp_path):
