@@ -1,9 +1,9 @@
 """Networks compiled for the CPU by OpenVINO, from a torch module in memory.
 
-No file is written or read. The module is traced once, with its input's axes left free; for each shape that comes it is
-then compiled, and the last few are kept. Each call runs on one core, and as many calls as there are cores run at once:
-so no core waits for another, and a result does not depend on how many there are. Networks whose scratch memory is large
-run one call at a time on all cores instead.
+No file is written or read. The module is traced and compiled once, with its input's sides left free, so that a new
+size costs nothing. Each call runs on one core, and as many calls as there are cores run at once: so no core waits for
+another, and a result does not depend on how many there are. Networks whose scratch memory is large run one call at a
+time on all cores instead, and are compiled for each shape that comes; the last few are kept.
 """
 
 from __future__ import annotations
@@ -89,6 +89,8 @@ class Compiled:
 
     def _requests(self, shape: tuple[int, ...]) -> queue.SimpleQueue[Any]:
         """Return the free requests for a shape; a request is used by one thread at a time."""
+        if not self._alone:
+            shape = (*shape[:2], *(-1 for _ in shape[2:]))
         with self._lock:
             if shape not in self._by_shape:
                 self._by_shape[shape] = self._compile(shape)

@@ -182,8 +182,8 @@ class TimmUNet:
             found: Tensor = self._mean(batch.contiguous(memory_format=torch.channels_last))
             return found
         if self._compiled is None:
-            self._compiled = Compiled(self._mean, batch)
-        return torch.from_numpy(self._compiled(batch.contiguous().numpy())[0])
+            self._compiled = Compiled(self._mean, batch, alone=True)
+        return torch.from_numpy(self._compiled(batch.contiguous().numpy())[0].copy())
 
     def to(self, device: Device) -> None:
         """Move the networks to another device."""

@@ -49,10 +49,17 @@ def test_threads_share_a_network_and_each_gets_its_own_result():
 
 
 def test_a_bounded_number_of_shapes_is_kept():
-    network = Compiled(torch.nn.ReLU().eval(), torch.zeros((1, 4)))
+    network = Compiled(torch.nn.ReLU().eval(), torch.zeros((1, 4)), alone=True)
     for n in range(1, SHAPES + 4):
         assert network(torch.ones((1, n)).numpy())[0].shape == (1, n)
     assert len(network._by_shape) == SHAPES
+
+
+def test_a_new_size_is_not_compiled_anew():
+    network = Compiled(torch.nn.Conv2d(1, 2, 3).eval(), torch.zeros((1, 1, 8, 8)))
+    for n in range(8, 12):
+        assert network(torch.ones((1, 1, n, 8)).numpy())[0].shape == (1, 2, n - 2, 6)
+    assert len(network._by_shape) == 1
 
 
 def test_a_model_scores_alike_in_both_runtimes(fitted, parts, tmp_path):
