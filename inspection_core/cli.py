@@ -332,14 +332,18 @@ def models_show(
         card = Engine("cpu").card(model)
         result.inputs.append(str(folder))
         result.extra["card"] = finite_in(card.to_dict())  # an open end of a range is infinite
-        # A list of hundreds of calibration scores says less than its cuts.
-        short = dataclasses.replace(card, calibration=dataclasses.replace(card.calibration, scores=(), peaks=()))
+        # Hundreds of calibration scores say less than their cuts, and the matrix of an input check says nothing.
+        known = card.calibration.inputs
+        inputs = dataclasses.replace(known, features=(), centre=(), whitening=())
+        calibration = dataclasses.replace(card.calibration, scores=(), peaks=(), inputs=inputs)
+        short = dataclasses.replace(card, calibration=calibration)
         cut = cuts(card.policy, card.calibration)
         console().print(short.to_toml())
-        console().print(
-            f"# calibrated on {len(card.calibration.scores)} good images: NG above {cut.ng:.4g}, "
-            f"REVIEW above {cut.review:.4g}",
-        )
+        if card.calibration.scores:
+            console().print(f"# calibrated on {len(card.calibration.scores)} good images")
+        if known.features:
+            console().print(f"# input check: {len(known.features)} figures of {known.images} studies; all with --json")
+        console().print(f"# NG above {cut.ng:.4g}, REVIEW above {cut.review:.4g}")
 
 
 cli_serve.register(app)

@@ -1,8 +1,8 @@
-"""Release a trained tumour model: measure it once on the test patients, and put it with its figures into the package.
+"""Release a trained tumour model: measure it on the test patients, and put it with its figures into the package.
 
 Nothing is chosen here. The model comes from `inspection train configurations/tumour-lgg-mri.toml`, with its thresholds
-and calibrations from cross-fitting on the training and validation patients; this script reads the test patients for the
-first time, writes what it finds on the card, and copies card, weights, licence and reliability diagram.
+and calibrations from cross-fitting on the training and validation patients; this script reads the test patients,
+writes what it finds on the card, and copies card, weights, licence and reliability diagram.
 
     python benchmarks/accuracy/release_tumour.py MODEL --out inspection_core/models/cards/tumour-lgg-mri
 """
@@ -98,7 +98,8 @@ def release(source: Path, out: Path, found: dict, results: Path, command: str) -
             metrics[f"{name}_interval"] = (_short(span["low"]), _short(span["high"]))
     timing = found["timing"]
     metrics |= {
-        "data": f"{found['n_cases']} test patients of the LGG MRI set, which nothing was fitted on; in voxels",
+        "data": f"{found['n_cases']} test patients of the LGG MRI set, which nothing was fitted on, "
+        "measured four times (docs/tumour-model.md); in voxels",
         "command": command,
         "machine": f"{timing['cores']} cores, {platform.machine()}",
         "seconds_256x256x60": timing["predict_seconds"],

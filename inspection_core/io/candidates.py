@@ -190,14 +190,14 @@ def matched(channel: str, candidates: Sequence[Candidate]) -> Candidate:
     if found:
         raise ReadError(
             f"{_title(channel)} is ambiguous: {len(found)} scans may be it: {_listed(found)}. "
-            f"Choose one, with {channel}= and its id or path."
+            f"Choose one, with --channel {channel}= and its id or path."
         )
     unsure = [c for c in candidates if not c.sequence and "its words say" in c.why]
     there = _listed([c for c in candidates if c.sequence], True) or "no sequence that is recognised"
     doubt = f" Not sure of {_listed(unsure)}: {unsure[0].why}." if unsure else ""
     raise ReadError(
         f"{_title(channel)} is missing. There is {there}.{doubt} Add it, or choose a scan, "
-        f"with {channel}= and its id or path."
+        f"with --channel {channel}= and its id or path."
     )
 
 

@@ -167,7 +167,7 @@ def pick(
     wanted, chosen = tuple(channels), dict(choices or {})
     _check_request(wanted, chosen, None)
     picked = [chosen_scan(c, str(chosen[c]), candidates) if c in chosen else matched(c, candidates) for c in wanted]
-    _no_scan_twice(wanted, picked)
+    _no_scan_twice(wanted, picked, chosen)
     return tuple(picked)
 
 
@@ -249,12 +249,16 @@ def _needs_list(chosen: Mapping[str, str | Path]) -> bool:
     return any(not Path(value).exists() for value in chosen.values())
 
 
-def _no_scan_twice(wanted: tuple[str, ...], picked: Sequence[Candidate]) -> None:
+def _no_scan_twice(wanted: tuple[str, ...], picked: Sequence[Candidate], chosen: Mapping[str, str | Path]) -> None:
+    """Refuse a scan that stands for two channels, but where both were asked for: it is then a stand-in on purpose."""
     seen: dict[int | Path, str] = {}
     for channel, candidate in zip(wanted, picked, strict=True):
         key = candidate.file.resolve() if candidate.file is not None else id(candidate.volume)
-        if key in seen:
-            raise ReadError(f"{seen[key]} and {channel} are both {candidate.words}; each channel is a scan of its own.")
+        if key in seen and not {seen[key], channel} <= set(chosen):
+            raise ReadError(
+                f"{seen[key]} and {channel} are both {candidate.words}; each channel is a scan of its own. Where "
+                "one is to stand for both, choose it for both."
+            )
         seen[key] = channel
 
 

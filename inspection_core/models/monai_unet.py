@@ -28,7 +28,7 @@ class MonaiUNet:
     offset = 0.0
 
     def __init__(self, networks: Sequence[nn.Module], card: ModelCard) -> None:
-        self._mean = Mean(networks).eval()
+        self._mean = Mean(networks).eval().requires_grad_(False)  # an export takes them as constants
         self._call: Callable[[Tensor], Tensor] = self._mean
         self._compiled: Compiled | None = None
         self._window = (1, len(card.channels), *card.preparation.window_size)

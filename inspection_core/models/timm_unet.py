@@ -154,7 +154,7 @@ class TimmUNet:
     def __init__(self, networks: Sequence[nn.Module], flips: bool) -> None:
         self.networks = list(networks)
         self.flips = flips
-        self._mean = Mean(networks).eval()
+        self._mean = Mean(networks).eval().requires_grad_(False)  # an export takes them as constants
         self._compiled: Compiled | None = None
         self._device: Device | None = None
 

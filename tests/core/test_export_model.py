@@ -19,7 +19,8 @@ from inspection_core.image import Image
 from inspection_core.infer import predict
 from inspection_core.io.nifti import write_nifti
 from inspection_core.learn import fit
-from inspection_core.models import weights
+from inspection_core.models import monai_unet, timm_unet, weights
+from inspection_core.models.members import stored
 from inspection_core.screen import screen
 
 FORMS = ("torchscript", "onnx", "openvino")
@@ -177,6 +178,20 @@ def test_weights_that_name_other_files(model, looked_at, tmp_path):
     weights.save(tmp_path / "m", done.card, tensors)
     with pytest.raises(ModelError, match=r"name \['../card.toml'\] as the network's files"):
         Engine("cpu").load(tmp_path / "m")
+
+
+@pytest.mark.parametrize(("maker", "view"), [(timm_unet, "slices"), (monai_unet, "volume")], ids=["timm", "monai"])
+def test_a_network_that_was_trained_is_written_with_its_weights(maker, view, band, scan, tmp_path):
+    """What is trained has weights that learn, which a tracer does not take for constants."""
+    plain = Engine("cpu").load(band(view=view, tile=32, multiple=32)).card
+    settings = {"members": 1} | ({"channels": (4, 8)} if view == "volume" else {})
+    name = maker.__name__.rpartition(".")[2].replace("_", "-")
+    card = replace(plain, architecture=name, parameters=settings)
+    torch.manual_seed(0)
+    weights.save(tmp_path / "own", card, stored([maker.build(card)]))
+    needs("onnx")
+    done = export(Engine("cpu").load(tmp_path / "own"), "onnx", tmp_path / "m", [scan])
+    assert [row.agree for row in done.compared] == [True]
 
 
 @pytest.mark.parametrize("view", ["slices", "volume"])

@@ -174,7 +174,7 @@ class TestMatching:
     def test_missing_is_refused_by_name(self, series, tmp_path):
         series(2, "AX T1", **T1)
         with pytest.raises(
-            ReadError, match=r"^flair is missing\. There is t1: series 2 'AX T1' .*with flair= and its id"
+            ReadError, match=r"^flair is missing\. There is t1: series 2 'AX T1' .*with --channel flair= and its id"
         ):
             read_study(tmp_path, ("t1", "flair"))
 
@@ -211,6 +211,10 @@ class TestMatching:
         assert load_study(tmp_path, ("late",), choices={"late": "2:2"}).matches[0].why == "chosen"
         with pytest.raises(ReadError, match=r"t2=2 has 2 volumes: .*Say 2:1, 2:2"):
             read_study(tmp_path, ("t2",), choices={"t2": "2"})
+
+    def test_a_scan_stands_in_for_another_where_it_was_chosen_for_both(self, study):
+        found = read_study(study, ("t1", "t2"), choices={"t1": "4", "t2": "4"})
+        assert (found.array[0] == found.array[1]).all()
 
     def test_from_an_archive(self, study, tmp_path_factory):
         archive = tmp_path_factory.mktemp("zip") / "study.zip"
