@@ -60,7 +60,7 @@ class Grid:
 class LoadedModel:
     """A card with its network in memory.
 
-    As many calls run at once as there are `lanes`; others wait. In torch that is one: a network's scratch memory is
+    As many calls run at once as there are `lanes`; others wait. Mostly that is one: a network's scratch memory is
     used by one thread at a time. The device says which runtime the network uses, whatever was asked for.
     """
 
@@ -78,8 +78,8 @@ class LoadedModel:
 
     @property
     def lanes(self) -> int:
-        """Calls that may run at once."""
-        return devices.threads() if self.device.runtime == "openvino" else 1
+        """Calls that may run at once: so many as the predictor says, one where it says nothing."""
+        return int(getattr(self.predictor, "lanes", 1))
 
     def run(self, pixels: torch.Tensor) -> tuple[Grid, Device]:
         """Send ``(C, h, w)`` prepared pixels through the network, in tiles where they are large.
@@ -216,6 +216,11 @@ class LoadedModel:
 def _segmented(found: ClassMap) -> Segmented:
     score, mask, spread = found.result()
     return Segmented(score, mask, spread=spread)
+
+
+def width(model: Model) -> tuple[int, int]:
+    """Return how many windows go through a model together, and how many calls at once; a server sees to both itself."""
+    return (model.device.batch, model.lanes) if isinstance(model, LoadedModel) else (1, 1)
 
 
 class RemoteModel(Protocol):

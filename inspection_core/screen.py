@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from inspection_core import pipeline
-from inspection_core.engine import LoadedModel, Model
+from inspection_core.engine import Model, width
 from inspection_core.infer import Clock
 from inspection_core.inspector import FATAL, SUSPECT, Inspector, Moves, Task, given_up
 from inspection_core.io.store import Row, RunStore
@@ -210,7 +210,7 @@ def _here(
     deaths = store.deaths()
     suspects = {name for name, death in deaths.items() if death.times >= SUSPECT}
     stages = inspector.stages(record)
-    batch, lanes = (work.model.device.batch, work.model.lanes) if isinstance(work.model, LoadedModel) else (1, 1)
+    batch, lanes = width(work.model)
     pipeline.run(
         _marked(store, (task for task in tasks() if task.name not in suspects)),
         stages,

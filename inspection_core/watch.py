@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from inspection_core import pipeline
-from inspection_core.engine import LoadedModel, Model
+from inspection_core.engine import Model, width
 from inspection_core.inspector import MASKS, RESULTS, Task, Touched
 from inspection_core.io.identity import UNREADABLE, fingerprint
 from inspection_core.io.raster import RASTER_SUFFIXES, list_images
@@ -335,7 +335,7 @@ def watch(
             inspector = work.inspector(0)
             interrupted = False
             try:
-                batch, lanes = (model.device.batch, model.lanes) if isinstance(model, LoadedModel) else (1, 1)
+                batch, lanes = width(model)
                 pipeline.run(tasks, inspector.stages(record), batch=batch, lanes=lanes)
             except KeyboardInterrupt:  # the usual end of a watch
                 interrupted = True

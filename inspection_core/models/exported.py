@@ -61,7 +61,7 @@ class Exported:
         self.offset = float(offset)
         self.activation = activation
         self.spread = bool(parameters.get("spread", False))
-        self.runtime = runtime
+        self._network = runtime
         self.card = card
         if runtime.shape is not None:
             _check_shape(runtime.shape, card)
@@ -84,7 +84,7 @@ class Exported:
 
     def to(self, device: Device) -> None:
         """Move the network to another device, where its runtime can."""
-        self.runtime.to(device)
+        self._network.to(device)
 
     def _with_spread(self, found: torch.Tensor, given: torch.Tensor) -> torch.Tensor:
         import torch
@@ -94,11 +94,11 @@ class Exported:
     def _run(self, batch: torch.Tensor) -> torch.Tensor:
         import torch
 
-        shape = self.runtime.shape
+        shape = self._network.shape
         alone = shape is not None and shape[0] == 1 and len(batch) > 1
         parts = [batch[k : k + 1] for k in range(len(batch))] if alone else [batch]
         try:
-            given = [_single(self.runtime(part), self.card) for part in parts]
+            given = [_single(self._network(part), self.card) for part in parts]
         except RuntimeError as error:
             if is_out_of_memory(error):
                 raise

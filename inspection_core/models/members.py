@@ -1,15 +1,78 @@
-"""Several networks of one shape in one file of weights, each under its number."""
+"""Several networks of one shape: in one file of weights, each under its number; and as one that averages them."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, cast
+from typing import cast
+
+import torch
+from torch import Tensor, nn
 
 from inspection_core.card import ModelCard
+from inspection_core.device import Device, place
 from inspection_core.errors import ModelError
+from inspection_core.models.compiled import Compiled
 
-if TYPE_CHECKING:
-    from torch import Tensor, nn
+
+class Mean(nn.Module):
+    """Class probabilities, averaged over several networks."""
+
+    def __init__(self, networks: Sequence[nn.Module]) -> None:
+        super().__init__()
+        self.networks = nn.ModuleList(networks)
+
+    def forward(self, batch: Tensor) -> Tensor:
+        """Return ``(B, 1 + K, *grid)`` probabilities."""
+        found = [network(batch).softmax(dim=1) for network in self.networks]
+        return found[0] if len(found) == 1 else torch.stack(found).mean(dim=0)
+
+
+class Average:
+    """`Mean` on a device, in torch or OpenVINO. One call at a time.
+
+    Parameters
+    ----------
+    networks
+        In evaluation mode.
+    example
+        An input that networks are traced with for OpenVINO.
+    window
+        ``(C, *spatial)`` of every input to come, where it is known.
+    """
+
+    def __init__(self, networks: Sequence[nn.Module], example: Tensor, window: Sequence[int] = ()) -> None:
+        self._mean = Mean(networks).eval().requires_grad_(False)  # an export takes them as constants
+        self._call: Callable[[Tensor], Tensor] = self._mean
+        self._compiled: Compiled | None = None
+        self._example, self._window = example, tuple(window)
+        self._device: Device | None = None
+
+    @property
+    def runtime(self) -> str:
+        """What runs the networks; see `inspection_core.device.Device`."""
+        return "torch" if self._device is None else self._device.runtime
+
+    def __call__(self, batch: Tensor) -> Tensor:
+        """Return ``(B, 1 + K, *grid)`` probabilities, which the next call may write over."""
+        return self._call(batch)
+
+    def to(self, device: Device) -> None:
+        """Move the networks to another device."""
+        if device == self._device:
+            return
+        self._device = None  # where a move fails half way, for want of memory, the next one is made in any case
+        self._call = cast("Callable[[Tensor], Tensor]", place(self._mean, device))
+        if device.runtime == "openvino":
+            if self._compiled is None:
+                # Scratch for one window may be hundreds of MiB: one call at a time.
+                self._compiled = Compiled(self._mean, self._example, alone=True)
+                if self._window:
+                    self._compiled.prepare((device.batch, *self._window))
+            self._call = self._by_openvino
+        self._device = device
+
+    def _by_openvino(self, batch: Tensor) -> Tensor:
+        return torch.from_numpy(cast("Compiled", self._compiled)(batch.contiguous().numpy())[0])
 
 
 def stored(networks: Sequence[nn.Module]) -> dict[str, Tensor]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -11,11 +11,10 @@ from monai.networks.nets.unet import UNet
 from torch import Tensor, nn
 
 from inspection_core.card import ModelCard
-from inspection_core.device import Device, place
+from inspection_core.device import Device
 from inspection_core.errors import ModelError
 from inspection_core.models import weights
-from inspection_core.models.compiled import Compiled
-from inspection_core.models.members import rebuilt
+from inspection_core.models.members import Average, rebuilt
 
 CHANNELS = (16, 32, 64, 128)
 """Channels of each level; every level but the first halves the volume."""
@@ -28,47 +27,22 @@ class MonaiUNet:
     offset = 0.0
 
     def __init__(self, networks: Sequence[nn.Module], card: ModelCard) -> None:
-        self._mean = Mean(networks).eval().requires_grad_(False)  # an export takes them as constants
-        self._call: Callable[[Tensor], Tensor] = self._mean
-        self._compiled: Compiled | None = None
-        self._window = (1, len(card.channels), *card.preparation.window_size)
-        self._example = torch.zeros(1, len(card.channels), *(2 * card.preparation.multiple,) * 3)
-        self._device: Device | None = None
+        channels, window = len(card.channels), card.preparation.window_size
+        example = torch.zeros(1, channels, *(2 * card.preparation.multiple,) * 3)
+        self._average = Average(networks, example, (channels, *window) if window else ())
 
     def __call__(self, batch: Tensor) -> Tensor:
         """Return ``(B, 1 + K, d, h, w)`` probabilities."""
-        return self._call(batch)
+        return self._average(batch)
+
+    @property
+    def runtime(self) -> str:
+        """What runs the networks; see `inspection_core.device.Device`."""
+        return self._average.runtime
 
     def to(self, device: Device) -> None:
         """Move the networks to another device."""
-        if device == self._device:
-            return
-        self._device = device
-        placed = cast("Callable[[Tensor], Tensor]", place(self._mean, device))
-        self._call = placed
-        if device.runtime == "openvino":
-            if self._compiled is None:
-                # Scratch for one window may be hundreds of MiB: one call at a time.
-                self._compiled = Compiled(self._mean, self._example, alone=True)
-                if len(self._window) == self._example.ndim:
-                    self._compiled.prepare((device.batch, *self._window[1:]))
-            self._call = self._by_openvino
-
-    def _by_openvino(self, batch: Tensor) -> Tensor:
-        return torch.from_numpy(cast("Compiled", self._compiled)(batch.numpy())[0])
-
-
-class Mean(nn.Module):
-    """Class probabilities, averaged over several networks."""
-
-    def __init__(self, networks: Sequence[nn.Module]) -> None:
-        super().__init__()
-        self.networks = nn.ModuleList(networks)
-
-    def forward(self, batch: Tensor) -> Tensor:
-        """Return ``(B, 1 + K, d, h, w)`` probabilities."""
-        found = [network(batch).softmax(dim=1) for network in self.networks]
-        return found[0] if len(found) == 1 else torch.stack(found).mean(dim=0)
+        self._average.to(device)
 
 
 def build(card: ModelCard) -> nn.Module:

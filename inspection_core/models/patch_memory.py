@@ -22,6 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from inspection_core import device as devices
 from inspection_core.card import ModelCard, Scalar
 from inspection_core.device import Device
 from inspection_core.errors import FitError, ModelError
@@ -111,6 +112,11 @@ class PatchMemory:
     def runtime(self) -> str:
         """What runs the network; see `inspection_core.device.Device`."""
         return self.describer.runtime
+
+    @property
+    def lanes(self) -> int:
+        """Calls that may run at once: compiled, each takes one core."""
+        return devices.threads() if self.runtime == "openvino" else 1
 
     def to(self, device: Device) -> None:
         """Move everything that computes to a device."""

@@ -20,8 +20,7 @@ from inspection_core.device import Device
 from inspection_core.errors import ModelError
 from inspection_core.models import weights
 from inspection_core.models.backbone import fill, load_weights
-from inspection_core.models.compiled import Compiled
-from inspection_core.models.members import rebuilt
+from inspection_core.models.members import Average, rebuilt
 
 ENCODER = "tf_efficientnet_lite0"
 DECODER = (128, 64, 48, 32)
@@ -123,18 +122,6 @@ def _widened(source: Tensor, shape: torch.Size) -> Tensor:
     return source[:, [k % known for k in range(inputs)]] * (known / inputs) if inputs != known else source
 
 
-class Mean(nn.Module):
-    """Class probabilities of slices, averaged over several networks."""
-
-    def __init__(self, networks: Sequence[nn.Module]) -> None:
-        super().__init__()
-        self.networks = nn.ModuleList(networks)
-
-    def forward(self, batch: Tensor) -> Tensor:
-        """Return ``(B, 1 + K, h, w)`` probabilities."""
-        return torch.stack([network(batch).softmax(dim=1) for network in self.networks]).mean(dim=0)
-
-
 class TimmUNet:
     """Averaged class probabilities of networks and flips; see `inspection_core.models.Segmenter`.
 
@@ -142,21 +129,18 @@ class TimmUNet:
     ----------
     networks
         In evaluation mode.
-    flips
-        Whether to average over the slice and its left-right mirror image.
-    temperature
-        What logits are divided by, fitted on patients that the network did not see.
+    card
+        Its parameter ``flips`` says whether to average over the slice and its left-right mirror image.
     """
 
     stride = 1
     offset = 0.0
 
-    def __init__(self, networks: Sequence[nn.Module], flips: bool) -> None:
-        self.networks = list(networks)
-        self.flips = flips
-        self._mean = Mean(networks).eval().requires_grad_(False)  # an export takes them as constants
-        self._compiled: Compiled | None = None
-        self._device: Device | None = None
+    def __init__(self, networks: Sequence[nn.Module], card: ModelCard) -> None:
+        self.flips = bool(card.parameters.get("flips", False))
+        planes, side = 2 * card.preparation.neighbours + 1, 2 * card.preparation.multiple
+        example = torch.zeros(1, planes * len(card.channels), side, side)
+        self._average = Average([n.to(memory_format=torch.channels_last) for n in networks], example)
 
     @property
     def spread(self) -> bool:
@@ -165,32 +149,23 @@ class TimmUNet:
 
     def __call__(self, batch: Tensor) -> Tensor:
         """Return ``(B, 1 + K, h, w)`` probabilities, and one channel more where `spread` is set."""
-        plain = self._run(batch)
+        plain = self._average(batch.contiguous(memory_format=torch.channels_last))
         if not self.flips:
             return plain
+        plain = plain.clone()  # what the next call writes over
         # Of the networks' mean, so that it says the same of one network, as in cross-fitting, and of several.
-        both = torch.stack([plain, self._run(batch.flip(-1)).flip(-1)])
+        mirrored = self._average(batch.flip(-1).contiguous(memory_format=torch.channels_last))
+        both = torch.stack([plain, mirrored.flip(-1)])
         return torch.cat([both.mean(dim=0), both[:, :, :1].std(dim=0, unbiased=False)], dim=1)
 
     @property
     def runtime(self) -> str:
         """What runs the networks; see `inspection_core.device.Device`."""
-        return "torch" if self._device is None else self._device.runtime
-
-    def _run(self, batch: Tensor) -> Tensor:
-        if self.runtime != "openvino":
-            found: Tensor = self._mean(batch.contiguous(memory_format=torch.channels_last))
-            return found
-        if self._compiled is None:
-            self._compiled = Compiled(self._mean, batch, alone=True)
-        return torch.from_numpy(self._compiled(batch.contiguous().numpy())[0].copy())
+        return self._average.runtime
 
     def to(self, device: Device) -> None:
         """Move the networks to another device."""
-        if device != self._device:
-            self._device = None  # where a move fails half way, for want of memory, the next one is made in any case
-            self._mean.to(device.torch).to(memory_format=torch.channels_last)
-            self._device = device
+        self._average.to(device)
 
 
 def build(card: ModelCard) -> UNet:
@@ -210,6 +185,6 @@ def build(card: ModelCard) -> UNet:
 
 def load(folder: Path, card: ModelCard, device: Device) -> TimmUNet:
     """Load a trained model; see `inspection_core.models`."""
-    predictor = TimmUNet(rebuilt(weights.load(folder, card), card, build), bool(card.parameters.get("flips", False)))
+    predictor = TimmUNet(rebuilt(weights.load(folder, card), card, build), card)
     predictor.to(device)
     return predictor

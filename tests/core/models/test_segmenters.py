@@ -107,6 +107,17 @@ def test_company_in_a_batch_changes_nothing(loaded):
         assert torch.allclose(network(alone)[0], network(two)[0], rtol=1e-5, atol=1e-6)
 
 
+def test_a_loaded_model_says_what_runs_it(tmp_path, networks):
+    """A result's device is compared between runs, so it names a runtime, and where it is torch nothing more."""
+    for number, (name, (make_one, views)) in enumerate(MAKERS.items()):
+        folder = tmp_path / str(number)
+        make_one(folder, card_of(views[-1]), networks)
+        model = Engine("cpu/openvino").load(folder)
+        own = name in ("monai-unet", "timm-unet")
+        assert str(model.device) == ("cpu float32 openvino" if own else "cpu float32"), name
+        assert model.lanes == 1, name  # what such a network gives is written over by its next call
+
+
 def test_stride_fits_the_multiple(loaded):
     card, network = loaded
     assert card.preparation.multiple % network.stride == 0
