@@ -91,7 +91,7 @@ def find(
     if not top > high:
         return np.zeros(score.shape, np.uint8), ()
     # As float64, or numpy would round the cut to the map's type and a score just above it would be lost.
-    regions = _connected(score > np.float64(low))
+    regions = connected(score > np.float64(low))
     table = _measure(regions, score, np.ones(score.shape, np.uint8)).where(min_size, high)
     if p_values is None:
         confidence, p = np.zeros(table.size.shape), None
@@ -159,7 +159,7 @@ def find_labelled(
     # Numbering regions takes 8 bytes a voxel or more; findings fill a small part of a scan.
     start = [line.start for line in box]
     inside = labels[box].astype(np.uint8)
-    regions = _connected(inside)
+    regions = connected(inside)
     table = _measure(regions, np.ascontiguousarray(score[box]), inside).where(min_size, -np.inf)
     found = _findings(table, geometry.cropped(start, inside.shape), classes, np.clip(table.mean, 0, 1), None)
     if spread is not None:
@@ -189,22 +189,64 @@ def dismiss(
         Those given where nothing is left out; else a mask without their voxels, and the rest, with ids from 1.
     """
     doubtful = [f for f in findings if f.calibrated and f.confidence < least]
-    if not doubtful:
+    box = _box(mask) if doubtful else None
+    if box is None:
         return mask, tuple(findings)
     mask = mask.copy()
-    for finding in doubtful:
-        box = tuple(slice(a, b) for a, b in zip(finding.start, finding.stop, strict=True))
-        inside = mask[box]
-        regions = _connected(np.where(inside == 1 + classes.index(finding.label), inside, 0))
-        middle = np.subtract(finding.centroid_index, finding.start)
-        number = min(range(1, int(regions.max()) + 1), key=lambda n: np.abs(_centre(regions == n) - middle).max())
-        inside[regions == number] = 0
-    kept = (f for f in findings if f not in doubtful)
+    inside = mask[box]
+    regions = connected(inside)
+    gone = np.zeros(int(regions.max()) + 1, bool)
+    gone[regions_of(doubtful, regions, inside, classes, [line.start for line in box])] = True
+    inside[gone[regions]] = 0
+    kept = (f for f in findings if f.confidence >= least or not f.calibrated)
     return mask, tuple(replace(f, id=n) for n, f in enumerate(kept, start=1))
 
 
-def _centre(region: NDArray[np.bool_]) -> Floats:
-    return np.asarray(np.argwhere(region).mean(axis=0))
+def regions_of(findings: Sequence[Finding], regions: NDArray[Any], mask: NDArray[Any], classes: Sequence[str],
+                start: Sequence[int]) -> NDArray[np.int64]:  # fmt: skip
+    """Return the region of each finding: the one of its class that fills its box, with its centroid.
+
+    Parameters
+    ----------
+    findings
+        Of the mask.
+    regions
+        From `connected`.
+    mask, classes
+        Class numbers of the same shape, and the names; class c is ``classes[c - 1]``.
+    start
+        Index of the arrays' first voxel on the findings' grid.
+
+    Raises
+    ------
+    GeometryError
+        If the findings are not those of the mask.
+    """
+    from scipy import ndimage
+
+    boxes = ndimage.find_objects(regions)
+    of_box: dict[tuple[tuple[int, ...], tuple[int, ...]], list[int]] = {}
+    for number, extent in enumerate(boxes, start=1):
+        key = (tuple(e.start + s for e, s in zip(extent, start, strict=True)),
+               tuple(e.stop + s for e, s in zip(extent, start, strict=True)))  # fmt: skip
+        of_box.setdefault(key, []).append(number)
+    order = []
+    for finding in findings:
+        fitting = of_box.get((tuple(finding.start), tuple(finding.stop)), [])
+        if len(fitting) > 1:  # one around another
+            fitting = [n for n in fitting if _is_of(finding, regions, mask, boxes[n - 1], n, classes, start)]
+        if len(fitting) != 1:
+            raise GeometryError("The findings are not those of the mask: one has no region of its own.")
+        order += fitting
+    return np.asarray(order, dtype=np.int64)
+
+
+def _is_of(finding: Finding, regions: NDArray[Any], mask: NDArray[Any], box: tuple[slice, ...], number: int,
+        classes: Sequence[str], start: Sequence[int]) -> bool:  # fmt: skip
+    own = np.argwhere(regions[box] == number)
+    first = tuple(own[0] + [s.start for s in box])
+    centroid = own.mean(axis=0) + [s.start + a for s, a in zip(box, start, strict=True)]
+    return classes[int(mask[first]) - 1] == finding.label and np.allclose(centroid, finding.centroid_index, atol=1e-6)
 
 
 def find_numbered(
@@ -291,7 +333,7 @@ def _highest(score: NDArray[np.floating[Any]], geometry: Geometry) -> float:
     return top
 
 
-def _connected(array: NDArray[Any]) -> NDArray[np.integer[Any]]:
+def connected(array: NDArray[Any]) -> NDArray[np.integer[Any]]:
     """Return the connected sets of equal values other than 0, numbered from 1 in raster order."""
     import skimage.measure
 

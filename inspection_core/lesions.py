@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from inspection_core.errors import GeometryError
+from inspection_core.findings import connected, regions_of
 from inspection_core.geometry import FloatArray
 from inspection_core.prediction import Finding
 
@@ -82,7 +83,7 @@ def compare(mask: NDArray[np.integer[Any]], reference: NDArray[np.integer[Any]],
             raise GeometryError("The findings are not those of the mask, which is empty.")
         return LesionCounts(none, none, np.zeros(0), np.zeros(0))
     inside, truth = np.ascontiguousarray(mask[box]), np.ascontiguousarray(reference[box])
-    predicted, actual = _connected(inside), _connected(truth)
+    predicted, actual = connected(inside), connected(truth)
     agree = (inside == truth) & (inside > 0)
     # How many voxels each pair of a region and a lesion shares; few pairs exist.
     pairs, shared = np.unique(np.stack([predicted[agree], actual[agree]]), axis=1, return_counts=True)
@@ -90,7 +91,7 @@ def compare(mask: NDArray[np.integer[Any]], reference: NDArray[np.integer[Any]],
     hit, met = np.zeros(sizes.size), np.zeros(wanted.size)
     np.add.at(hit, pairs[0], shared)
     np.add.at(met, pairs[1], shared)
-    order = _regions_of(findings, predicted, inside, classes, [s.start for s in box])
+    order = regions_of(findings, predicted, inside, classes, [s.start for s in box])
     true = (hit >= OVERLAP * sizes)[order]
     confidence = np.full(sizes.size, -np.inf)
     confidence[order] = [f.confidence for f in findings]
@@ -119,36 +120,6 @@ def near(tumour: NDArray[np.bool_], radius: int = RADIUS) -> NDArray[np.bool_]:
     return out
 
 
-def _regions_of(findings: Sequence[Finding], regions: NDArray[Any], mask: NDArray[Any], classes: Sequence[str],
-                start: Sequence[int]) -> NDArray[np.int64]:  # fmt: skip
-    """Return the region of each finding: the one of its class that fills its box, with its centroid."""
-    from scipy import ndimage
-
-    boxes = ndimage.find_objects(regions)
-    of_box: dict[tuple[tuple[int, ...], tuple[int, ...]], list[int]] = {}
-    for number, extent in enumerate(boxes, start=1):
-        key = (tuple(e.start + s for e, s in zip(extent, start, strict=True)),
-               tuple(e.stop + s for e, s in zip(extent, start, strict=True)))  # fmt: skip
-        of_box.setdefault(key, []).append(number)
-    order = []
-    for finding in findings:
-        fitting = of_box.get((tuple(finding.start), tuple(finding.stop)), [])
-        if len(fitting) > 1:  # one around another
-            fitting = [n for n in fitting if _is(finding, regions, mask, boxes[n - 1], n, classes, start)]
-        if len(fitting) != 1:
-            raise GeometryError("The findings are not those of the mask: one has no region of its own.")
-        order += fitting
-    return np.asarray(order, dtype=np.int64)
-
-
-def _is(finding: Finding, regions: NDArray[Any], mask: NDArray[Any], box: tuple[slice, ...], number: int,
-        classes: Sequence[str], start: Sequence[int]) -> bool:  # fmt: skip
-    own = np.argwhere(regions[box] == number)
-    first = tuple(own[0] + [s.start for s in box])
-    centroid = own.mean(axis=0) + [s.start + a for s, a in zip(box, start, strict=True)]
-    return classes[int(mask[first]) - 1] == finding.label and np.allclose(centroid, finding.centroid_index, atol=1e-6)
-
-
 def _box(*arrays: NDArray[Any]) -> tuple[slice, ...] | None:
     """Return the box around everything but 0 in any of the arrays, or None."""
     some = np.logical_or.reduce([a > 0 for a in arrays])
@@ -158,10 +129,3 @@ def _box(*arrays: NDArray[Any]) -> tuple[slice, ...] | None:
     if not lines[0].size:
         return None
     return tuple(slice(int(line[0]), int(line[-1]) + 1) for line in lines)
-
-
-def _connected(array: NDArray[Any]) -> NDArray[np.int64]:
-    import skimage.measure
-
-    label: Any = skimage.measure.label
-    return np.asarray(label(array, background=0, connectivity=array.ndim), dtype=np.int64)
