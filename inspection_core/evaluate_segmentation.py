@@ -21,9 +21,8 @@ from inspection_core.card import ModelCard
 from inspection_core.cases import Case, find_cases, read_case
 from inspection_core.engine import LoadedModel
 from inspection_core.errors import InspectionError, ReadError, UsageError
-from inspection_core.findings import dismiss
 from inspection_core.image import Image
-from inspection_core.infer import predict
+from inspection_core.infer import predict, without_doubtful
 from inspection_core.io.atomic import atomic_path
 from inspection_core.io.results import finding_json, finite_in, utf8
 from inspection_core.lesions import RADIUS, LesionCounts, compare, near
@@ -42,7 +41,7 @@ from inspection_core.segmentation_metrics import (
     mean_of,
     surface_figures,
 )
-from inspection_core.threshold import cuts, verdict
+from inspection_core.threshold import cuts
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -160,7 +159,7 @@ def _measure(
     reference = _classes(reference, card, case.name, kept.warnings)
     started = time.perf_counter()
     judged = predict(image, all_shown)
-    prediction = _dismissed(judged, card)
+    prediction = without_doubtful(judged, card)
     seconds = time.perf_counter() - started
     chances = compare(judged.mask, reference, judged.findings, card.classes)
     counts = compare(prediction.mask, reference, prediction.findings, card.classes)
@@ -180,19 +179,6 @@ def _measure(
     kept.units.add(prediction.geometry.unit)
     kept.device = prediction.device
     kept.items.append(item)
-
-
-def _dismissed(judged: Prediction, card: ModelCard) -> Prediction:
-    """Return what `predict` gives with the card's own policy, from what it gives where nothing is dismissed."""
-    mask, findings = dismiss(judged.mask, judged.findings, card.classes, card.policy.least)
-    score = max((f.confidence for f in findings), default=0.0)
-    return replace(
-        judged,
-        mask=mask,
-        findings=findings,
-        image_score=score,
-        verdict=verdict(score, cuts(card.policy, card.calibration)),
-    )
 
 
 def _classes(reference: NDArray[np.uint8], card: ModelCard, name: str, warnings: list[str]) -> NDArray[np.uint8]:

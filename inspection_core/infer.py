@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from inspection_core.calibrate import p_value, p_values
+from inspection_core.card import ModelCard
 from inspection_core.confidence import with_confidence
 from inspection_core.device import Device
 from inspection_core.engine import Grid, LoadedModel, Model
@@ -324,11 +325,10 @@ def _segmented(done: Forwarded, model: LoadedModel) -> Prediction:
     )
     del spread
     findings = with_confidence(findings, card.calibration.finding, inner / image.geometry.voxel_size)
-    mask, findings = dismiss(mask, findings, card.classes, card.policy.least)
     cut = cuts(card.policy, card.calibration)
     image_score = max((f.confidence for f in findings), default=0.0)
     clock.lap("findings")
-    return Prediction(
+    found = Prediction(
         geometry=image.geometry,
         score=score.reshape(shape),
         mask=mask,
@@ -345,6 +345,15 @@ def _segmented(done: Forwarded, model: LoadedModel) -> Prediction:
         warnings=(*notes, *cut.warnings),
         source=image.source,
     )
+    return without_doubtful(found, card)
+
+
+def without_doubtful(found: Prediction, card: ModelCard) -> Prediction:
+    """Return a prediction without the findings that the card dismisses; see `inspection_core.findings.dismiss`."""
+    mask, findings = dismiss(found.mask, found.findings, card.classes, card.policy.least)
+    score = max((f.confidence for f in findings), default=0.0)
+    word = verdict(score, cuts(card.policy, card.calibration))
+    return replace(found, mask=mask, findings=findings, image_score=score, verdict=word)
 
 
 def _unlike(prepared: Prepared, model: LoadedModel) -> tuple[str, ...]:

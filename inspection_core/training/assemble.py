@@ -20,6 +20,7 @@ from inspection_core.confidence import temper
 from inspection_core.confidence_fit import LabelledFindings, VoxelSample, fit_findings
 from inspection_core.device import Device
 from inspection_core.engine import LoadedModel
+from inspection_core.findings import dismiss
 from inspection_core.infer import Begun, Forwarded, begin, cells_in, complete
 from inspection_core.input_check import fit_input_check, input_features
 from inspection_core.io.atomic import write_text
@@ -118,12 +119,8 @@ def assemble(
                 inputs=_input_check(studies),
             )
             card = replace(card, calibration=calibration)
-            if fitted.calibration.features:
-                card = replace(card, policy=replace(card.policy, least=_least(_completed(pairs, card, kept))))
-            rows = [
-                _row(case.name, len(card.classes), found.mask, mask, counts)
-                for case, mask, found, counts, _ in _completed(pairs, card, kept)
-            ]
+            least, rows = _least(pairs, card, kept)
+            card = replace(card, policy=replace(card.policy, least=least))
         metrics = _summary(rows)
         write_text(out / CROSS_FITTED, dump({"summary": metrics, "reason": fitted.reason, "rows": rows}))
     card = replace(
@@ -190,11 +187,19 @@ def _labelled(
     return labelled
 
 
-def _least(completed: Iterator[Completed]) -> float:
-    """Return the largest of `LEAST` below which no lesion is found that would else be missed."""
-    reach = np.concatenate([counts.reach for *_, counts, _ in completed])
-    found = reach[np.isfinite(reach)]
-    return max(least for least in LEAST if least == 0 or (found >= least).all())
+def _least(pairs: Sequence[Pair], card: ModelCard, kept: Sequence[Path]) -> tuple[float, list[dict[str, Any]]]:
+    """Return the largest of `LEAST` that loses no lesion found, 0 without a calibration, and each patient's figures."""
+    tried = LEAST if card.calibration.finding.features else (0.0,)
+    reach, rows = [], [list[dict[str, Any]]() for _ in tried]
+    for case, mask, found, counts, _ in _completed(pairs, card, kept):
+        reach.append(counts.reach)
+        for least, some in zip(tried, rows, strict=True):
+            left, findings = dismiss(found.mask, found.findings, card.classes, least)
+            some.append(_row(case.name, len(card.classes), left, mask, compare(left, mask, findings, card.classes)))
+    met = np.concatenate(reach)
+    met = met[np.isfinite(met)]
+    best = max(k for k, least in enumerate(tried) if least == 0 or (met >= least).all())
+    return tried[best], rows[best]
 
 
 def _place(begun: Begun) -> Placement:
