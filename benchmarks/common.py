@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import importlib.metadata
+import importlib.util
 import json
 import os
 import platform
@@ -52,6 +53,15 @@ def machine(packages: Sequence[str] = PACKAGES, device: str = "cpu") -> dict[str
         "date": date.today().isoformat(),
         "command": " ".join(["python", *(_short(a) for a in sys.argv)]),
     }
+
+
+def no_viewer() -> str:
+    """Return why the viewer cannot be measured here; empty where it can."""
+    if importlib.util.find_spec("napari") is None:
+        return "needs the extra [viewer]"
+    if sys.platform.startswith("linux") and not os.environ.get("DISPLAY"):
+        return "needs a display; run it under xvfb-run"
+    return ""
 
 
 def in_process(script: str | Path, *words: Any, environment: dict[str, str] | None = None) -> dict[str, Any]:

@@ -12,6 +12,8 @@ import subprocess
 import sys
 import tempfile
 
+from common import no_viewer
+
 STARTS = 5
 CODE = """
 import resource, sys, time
@@ -41,13 +43,8 @@ def start(kind: str, settings: str) -> tuple[float, float]:
 
 def main() -> int:
     """Measure, and print medians."""
-    try:
-        import napari  # noqa: F401
-    except ImportError:
-        sys.stdout.write("Left out: needs the extra [viewer].\n")
-        return 0
-    if sys.platform.startswith("linux") and not os.environ.get("DISPLAY"):
-        sys.stdout.write("Left out: needs a display; run it under xvfb-run.\n")
+    if why := no_viewer():
+        sys.stdout.write(f"Left out: {why}.\n")
         return 0
     with tempfile.TemporaryDirectory() as name:
         times: dict[str, list[tuple[float, float]]] = {"napari": [], "panel": []}

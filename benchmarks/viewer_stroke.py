@@ -16,6 +16,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+from common import no_viewer
 
 SHAPE = (300, 512, 512)
 STROKES, POINTS = 30, 10
@@ -77,14 +78,10 @@ def main() -> int:
     """Measure, and print a table."""
     with tempfile.TemporaryDirectory() as name:
         os.environ["INSPECTION_HOME"], os.environ["NAPARI_CONFIG"] = f"{name}/home", f"{name}/settings.yaml"
-        try:
-            import napari
-        except ImportError:
-            sys.stdout.write("Left out: needs the extra [viewer].\n")
+        if why := no_viewer():
+            sys.stdout.write(f"Left out: {why}.\n")
             return 0
-        if sys.platform.startswith("linux") and not os.environ.get("DISPLAY"):
-            sys.stdout.write("Left out: needs a display; run it under xvfb-run.\n")
-            return 0
+        import napari
 
         from inspection_core.inputs import Opened
         from inspection_core.io.review_store import open_review

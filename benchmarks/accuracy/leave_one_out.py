@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,7 +22,7 @@ from typing import Any
 
 import numpy as np
 from sklearn.metrics import roc_auc_score
-from synthetic_defects import image_scores, options, parse, remember, spell
+from synthetic_defects import image_scores, keep, kept, parse, remember, spell
 
 from inspection_core.evaluate import GOOD, cases
 from inspection_core.io.raster import read_raster
@@ -34,9 +33,7 @@ Row = dict[str, Any]
 def measure(folder: Path, seed: int, asked: argparse.Namespace, models: Sequence[Any]) -> list[Row]:
     """Return the image AUROC of each setting on a set's test images."""
     tests = cases(folder)
-    same = options([])
-    same.memory, same.share, same.neighbours, same.seed = asked.memory, asked.share, asked.neighbours, seed
-    whole = remember(folder, None, models, same)
+    whole = remember(folder, None, models, argparse.Namespace(**vars(asked) | {"seed": seed, "one_scale": False}))
     settings = list(itertools.product(whole.memories, models, asked.top))
     bad, scores = [], []
     for case in tests:
@@ -95,16 +92,14 @@ def main() -> None:
     asked = parser.parse_args()
     if not asked.sets and not asked.read:
         parser.error("give --set or --read")
-    rows = [json.loads(line) for file in asked.read for line in file.read_text().splitlines()]
+    rows = kept(asked.read)
     models = [parse(m) for m in asked.models]
     for seed, folder in itertools.product(asked.seeds, asked.sets):
         start = time.perf_counter()
         new = measure(folder.resolve(), seed, asked, models)
         rows += new
         print(f"{folder.name}, seed {seed}: {time.perf_counter() - start:.0f} s", flush=True)
-        if asked.json:
-            with asked.json.open("a") as file:
-                file.writelines(json.dumps(row) + "\n" for row in new)
+        keep(asked.json, new)
     print(table(rows))
 
 

@@ -296,11 +296,23 @@ def options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     return chosen
 
 
+def kept(files: Sequence[Path]) -> list[dict[str, Any]]:
+    """Return the rows that `keep` wrote."""
+    return [json.loads(line) for file in files for line in file.read_text().splitlines()]
+
+
+def keep(file: Path | None, rows: Sequence[dict[str, Any]]) -> None:
+    """Append rows to a file, a line each, where one was named."""
+    if file is not None:
+        with file.open("a") as target:
+            target.writelines(json.dumps(row) + "\n" for row in rows)
+
+
 def main() -> None:
     """Compare what the command line asks for."""
     asked = options()
     models = [parse(m) for m in asked.models]
-    rows = [json.loads(line) for file in asked.read for line in file.read_text().splitlines()]
+    rows = kept(asked.read)
     halves: dict[tuple[Path, int], Half] = {}
     # Draw by draw: what is stopped early has some draws of everything.
     for draw, held_out, folder in itertools.product(asked.draw, (1, 0) if asked.swap else (1,), asked.sets):
@@ -312,9 +324,7 @@ def main() -> None:
         rows += new
         seconds = time.perf_counter() - start
         print(f"{folder.name}, half {held_out}, draw {draw}: {seconds:.0f} s, turns {half.turns}", flush=True)
-        if asked.json:
-            with asked.json.open("a") as file:
-                file.writelines(json.dumps(row) + "\n" for row in new)
+        keep(asked.json, new)
     print(table(rows))
 
 
