@@ -26,6 +26,8 @@ from numpy.typing import NDArray
 from inspection_core.errors import GeometryError, ModelError, UsageError
 from inspection_core.geometry import FloatArray, Geometry
 from inspection_core.prediction import Finding
+from inspection_core.stretches import regions as regions_of_stretches
+from inspection_core.stretches import stretches
 
 IntArray = NDArray[np.int64]
 Floats = NDArray[np.floating[Any]]
@@ -90,15 +92,21 @@ def find(
         raise UsageError(f"Findings need cuts with low <= high. Got {low} and {high}.")
     if not top > high:
         return np.zeros(score.shape, np.uint8), ()
-    # As float64, or numpy would round the cut to the map's type and a score just above it would be lost.
-    regions = connected(score > np.float64(low))
-    table = _measure(regions, score, np.ones(score.shape, np.uint8)).where(min_size, high)
+    above = score > _rounded_down(low, score.dtype)
+    runs = stretches(above)
+    number = regions_of_stretches(runs) + 1
+    table = _table(
+        runs.rows(), number, runs.length, runs.reduce(np.add, score, np.float64), runs.reduce(np.maximum, score),
+        np.ones(number.size, np.int64),
+    ).where(min_size, high)  # fmt: skip
     if p_values is None:
         confidence, p = np.zeros(table.size.shape), None
     else:
         p = p_values(table.peak)
         confidence = 1 - p
-    return table.mask(regions), _findings(table, geometry, (label,), confidence, p)
+    mask = above.view(np.uint8)
+    runs.fill(~np.isin(number, table.number), mask, 0)
+    return mask, _findings(table, geometry, (label,), confidence, p)
 
 
 def find_labelled(
@@ -333,6 +341,12 @@ def _highest(score: NDArray[np.floating[Any]], geometry: Geometry) -> float:
     return top
 
 
+def _rounded_down(cut: float, kind: np.dtype[Any]) -> Any:
+    """Return the largest number of a map's type that is not above a cut: a score exceeds both, or neither."""
+    near = kind.type(cut)
+    return np.nextafter(near, kind.type(-np.inf)) if float(near) > cut else near
+
+
 def connected(array: NDArray[Any]) -> NDArray[np.integer[Any]]:
     """Return the connected sets of equal values other than 0, numbered from 1 in raster order."""
     import skimage.measure
@@ -385,38 +399,46 @@ def _measure(
     regions: NDArray[np.integer[Any]], score: NDArray[np.floating[Any]], kinds: NDArray[np.integer[Any]]
 ) -> _Regions:
     """Measure all regions of an array that holds 0 or a region's number, from 1 without gaps."""
-    n = regions.ndim
     width = regions.shape[-1]
     flat = regions.ravel()
     inside = np.flatnonzero(flat)
     if inside.size == 0:
-        none, points = np.zeros(0, np.int64), np.zeros((0, n), np.int64)
-        return _Regions(none, none, points, points, points + 0.0, none, none + 0.0, none + 0.0, (), 0)
+        none = np.zeros(0, np.int64)
+        return _table(np.zeros((0, regions.ndim + 1), np.int64), none, none, none + 0.0, none + 0.0, none)
     number = flat[inside]
     values = score.ravel()[inside].astype(np.float64)
 
     new_run = (np.diff(inside) != 1) | (np.diff(number) != 0) | (inside[1:] % width == 0)
     first = np.concatenate([[0], np.flatnonzero(new_run) + 1])
     last = np.append(first[1:], inside.size) - 1
-    order = np.argsort(number[first], kind="stable")  # runs by region, in raster order within each
-    length = (last - first + 1)[order]
-    total = np.add.reduceat(values, first)[order]
-    peak = np.maximum.reduceat(values, first)[order]
-    runs = np.stack([*np.unravel_index(inside[first], regions.shape), inside[last] % width], axis=1)[order]
+    runs = np.stack([*np.unravel_index(inside[first], regions.shape), inside[last] % width], axis=1)
+    total, peak = np.add.reduceat(values, first), np.maximum.reduceat(values, first)
+    kind = kinds.ravel()[inside[first]].astype(np.int64)
+    return _table(runs, number[first].astype(np.int64), last - first + 1, total, peak, kind)
 
-    number = number[first][order].astype(np.int64)
+
+def _table(
+    runs: IntArray, number: IntArray, length: IntArray, total: Floats, peak: Floats, kind: IntArray
+) -> _Regions:
+    """Add up runs ``(n, ndim + 1)`` by the number of their region, from 1 without gaps."""
+    if not number.size:
+        none, points = np.zeros(0, np.int64), np.zeros((0, runs.shape[1] - 1), np.int64)
+        return _Regions(none, none, points, points, points + 0.0, none, none + 0.0, none + 0.0, (), 0)
+    order = np.argsort(number, kind="stable")  # runs by region, in raster order within each
+    runs, number, length, total, peak, kind = (a[order] for a in (runs, number, length, total, peak, kind))
+    n = runs.shape[1] - 1
     begin = np.flatnonzero(np.diff(number, prepend=0))
     size = np.add.reduceat(length, begin)
     middle = runs[:, :n].astype(np.float64)
     middle[:, -1] = (runs[:, n - 1] + runs[:, n]) / 2
     return _Regions(
         number=number[begin],
-        kind=kinds.ravel()[inside[first[order[begin]]]].astype(np.int64),
+        kind=kind[begin],
         start=np.minimum.reduceat(runs[:, :n], begin),
         stop=np.maximum.reduceat(runs[:, [*range(n - 1), n]], begin) + 1,
         centroid=np.add.reduceat(middle * length[:, None], begin) / size[:, None],
         size=size,
-        peak=np.maximum.reduceat(peak, begin),
+        peak=np.maximum.reduceat(peak.astype(np.float64), begin),
         mean=np.add.reduceat(total, begin) / size,
         runs=tuple(np.split(runs, begin[1:])),
         total=begin.size,

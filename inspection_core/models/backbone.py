@@ -78,6 +78,7 @@ class Backbone(nn.Module):
             stages: Any = self.net._stage_out_idx
             blocks: Any = self.net.blocks
             self.net.blocks = blocks[: max(stages)]
+        _pad_as_known(self.net)
         self.dim = int(sum(info.channels()))
         self.stride = int(min(info.reduction()))
         # Every level must divide the input, and levels are joined on the finest grid.
@@ -297,6 +298,35 @@ def fill(
             raise ModelError(f"The weights do not fit {name!r}: {key} should be {tuple(value.shape)}, got {got}.")
         filled[key] = source
     net.load_state_dict(filled)
+
+
+class _KnownPadding(nn.Conv2d):
+    """A convolution with TensorFlow's padding "same", for inputs whose sides are multiples of its stride."""
+
+    def forward(self, batch: Tensor) -> Tensor:
+        # Over such sides, it follows from the layer alone. Asking the input for its size at every call keeps a
+        # compiler from joining the padding and the convolution.
+        margins: list[int] = []
+        for kernel, stride, step in zip(self.kernel_size, self.stride, self.dilation, strict=True):
+            total = max((kernel - 1) * step + 1 - stride, 0)
+            margins = [total // 2, total - total // 2, *margins]  # the last axis comes first
+        return F.conv2d(F.pad(batch, margins), self.weight, self.bias, self.stride, 0, self.dilation, self.groups)
+
+
+def _pad_as_known(net: nn.Module) -> None:
+    """Fix the padding of a network's layers that work it out from their input; weights and their names stay."""
+    from timm.layers import Conv2dSame
+
+    for parent in net.modules():
+        for name, layer in parent.named_children():
+            if not isinstance(layer, Conv2dSame):
+                continue
+            known = _KnownPadding(
+                layer.in_channels, layer.out_channels, layer.kernel_size, layer.stride,
+                0, layer.dilation, layer.groups, layer.bias is not None, device="meta",
+            )  # fmt: skip
+            known.weight, known.bias = layer.weight, layer.bias
+            setattr(parent, name, known)
 
 
 def _plain(key: str) -> str:

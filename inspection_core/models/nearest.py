@@ -15,9 +15,10 @@ import math
 import torch
 from torch import Tensor
 
-BLOCKS = {"cpu": 256}
+BLOCKS = {"cpu": 104}
 """Queries a block, by the kind of device. Always this many, padded: a fixed shape makes a result independent of what
-else is searched. On a CPU the products of a block stay in its cache."""
+else is searched. On a CPU the products of a block stay in its cache, and the thousand or so patches of an image leave
+little of the last block empty: 64 at a time are a tenth slower, and more are no faster."""
 
 BLOCK = 1024
 """Queries a block on any other device."""

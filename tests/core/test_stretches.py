@@ -1,0 +1,47 @@
+"""Regions from stretches, against those from labelled voxels."""
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from scipy import ndimage
+
+from inspection_core.stretches import regions, stretches
+
+MASKS = hnp.arrays(bool, hnp.array_shapes(min_dims=2, max_dims=3, max_side=9))
+
+
+@settings(deadline=None)
+@given(MASKS)
+def test_stretches_are_connected_as_voxels_are(mask):
+    of = stretches(mask)
+    number = regions(of)
+    drawn = np.zeros(mask.shape, int)
+    for k in range(number.max(initial=-1) + 1):
+        of.fill(number == k, drawn, k + 1)
+    expected, _ = ndimage.label(mask, np.ones((3,) * mask.ndim))
+    # The same regions, each numbered by its first voxel.
+    pairs = {(int(a), int(b)) for a, b in zip(drawn.ravel(), expected.ravel(), strict=True)}
+    assert len(pairs) == len({a for a, _ in pairs}) == len({b for _, b in pairs})
+    first = [int(np.flatnonzero(drawn == k + 1)[0]) for k in range(number.max(initial=-1) + 1)]
+    assert first == sorted(first)
+
+
+@settings(deadline=None)
+@given(MASKS, st.data())
+def test_reductions_see_the_stretch_and_nothing_between(mask, data):
+    values = data.draw(hnp.arrays(np.float32, mask.shape, elements=st.integers(-9, 9).map(float)))
+    of = stretches(mask)
+    flat = values.ravel()
+    parts = [flat[a : a + n] for a, n in zip(of.first, of.length, strict=True)]
+    assert of.reduce(np.add, values, np.float64).tolist() == [float(p.sum()) for p in parts]
+    assert of.reduce(np.maximum, values).tolist() == [float(p.max()) for p in parts]
+    assert sum(p.size for p in parts) == mask.sum()
+
+
+def test_a_stretch_ends_with_its_line():
+    of = stretches(np.array([[0, 1, 1], [1, 1, 0]], bool))
+    assert of.rows().tolist() == [[0, 1, 2], [1, 0, 1]]
+    assert regions(of).tolist() == [0, 0]  # they touch all the same
+    far = stretches(np.array([[0, 0, 0, 1], [1, 0, 0, 0]], bool))
+    assert regions(far).tolist() == [0, 1]  # the end of a line and the start of the next do not
