@@ -112,8 +112,8 @@ def prepare(image: Image, card: ModelCard, most: int = MAX_VOXELS) -> Prepared:
     Returns
     -------
     Prepared
-        Resized with anti-aliasing, images of 8 bits in 8 bits; aspect kept but for rounding to whole multiples of the network's stride. For the
-        views "slices" and "volume" see `prepare_volume`.
+        Resized with anti-aliasing, images of 8 bits in 8 bits; aspect kept but for rounding to whole multiples of the
+        network's stride. For the views "slices" and "volume" see `prepare_volume`.
 
     Raises
     ------
@@ -478,8 +478,8 @@ def restore(
         Linear interpolation; beyond the outermost cells their value continues.
     """
     result = np.asarray(grid, dtype=np.float32)
-    for axis, (inner, outer) in enumerate(zip(prepared_shape, source, strict=True)):
-        n = result.shape[axis]
+    for axis in reversed(range(result.ndim)):  # the first axis last: there, whole lines are copied
+        inner, outer, n = prepared_shape[axis], source[axis], result.shape[axis]
         place = (np.arange(outer) + 0.5) * (inner / outer) - 0.5  # source pixel -> inference pixel
         place = np.clip((place - offset) / stride, 0, n - 1)  # -> cell
         below = np.minimum(place.astype(np.intp), max(0, n - 2))

@@ -15,13 +15,14 @@ import math
 import torch
 from torch import Tensor
 
-BLOCKS = {"cpu": 104}
-"""Queries a block, by the kind of device. Always this many, padded: a fixed shape makes a result independent of what
-else is searched. On a CPU the products of a block stay in its cache, and the thousand or so patches of an image leave
-little of the last block empty: 64 at a time are a tenth slower, and more are no faster."""
+BLOCKS = {"cpu": (1040, 104)}
+"""Queries that are shortened together and those that are searched together, by the kind of device. Always so many,
+padded: a fixed shape makes a result independent of what else is searched. On a CPU the products of a search stay in its
+cache, and the thousand or so patches of an image leave little of the last block empty: 64 at a time are a tenth slower,
+and more are no faster."""
 
-BLOCK = 1024
-"""Queries a block on any other device."""
+BLOCK = (1024, 1024)
+"""The same on any other device."""
 
 CANDIDATES = 256
 """Farthest vectors that are looked at together while a coreset is chosen."""
@@ -61,27 +62,29 @@ class Memory:
     def search(self, queries: Tensor, k: int = 1) -> tuple[Tensor, Tensor]:
         """Return distances and numbers, both ``(n, k)``, of the k nearest references of each query ``(n, d)``.
 
-        Distances are Euclidean and ascend along k. Memory is bounded by a block of `BLOCK` x m products. With a basis,
+        Distances are Euclidean and ascend along k. Memory is bounded by blocks of products and differences. With a basis,
         the references are those that are nearest in it.
         """
         k = min(k, len(self))
-        size = BLOCKS.get(queries.device.type, BLOCK)
-        distances = torch.empty((len(queries), k), dtype=torch.float32, device=queries.device)
+        many, few = BLOCKS.get(queries.device.type, BLOCK)
         numbers = torch.empty((len(queries), k), dtype=torch.int64, device=queries.device)
-        block = torch.zeros((size, queries.shape[1]), dtype=queries.dtype, device=queries.device)
-        products = torch.empty((size, len(self)), dtype=queries.dtype, device=queries.device)
-        for start in range(0, len(queries), size):
-            part = queries[start : start + size]
+        distances = torch.empty((len(queries), k), dtype=torch.float32, device=queries.device)
+        block = torch.zeros((many, queries.shape[1]), dtype=queries.dtype, device=queries.device)
+        products = torch.empty((few, len(self)), dtype=queries.dtype, device=queries.device)
+        for start in range(0, len(queries), many):
+            part = queries[start : start + many]
             block[: len(part)] = part
-            # |q|^2 is the same for all references of a query, so it plays no part in who is nearest.
-            torch.addmm(self._norms, self._shorten(block), self._columns, out=products)
-            best = _least(products, k)[: len(part)]
-            exact = (part[:, None, :] - self.vectors[best]).square().sum(dim=2).sqrt()
-            if k > 1:
-                order = exact.argsort(dim=1, stable=True)
-                exact, best = exact.gather(1, order), best.gather(1, order)
-            distances[start : start + size] = exact
-            numbers[start : start + size] = best
+            short = self._shorten(block)
+            best = numbers[start : start + many]
+            for at in range(0, len(part), few):
+                # |q|^2 is the same for all references of a query, so it plays no part in who is nearest.
+                torch.addmm(self._norms, short[at : at + few], self._columns, out=products)
+                mine = best[at : at + few]
+                mine.copy_(_least(products, k)[: len(mine)])
+            distances[start : start + many] = (part[:, None, :] - self.vectors[best]).square().sum(dim=2).sqrt()
+        if k > 1:
+            order = distances.argsort(dim=1, stable=True)
+            distances, numbers = distances.gather(1, order), numbers.gather(1, order)
         return distances, numbers
 
     def _shorten(self, vectors: Tensor) -> Tensor:

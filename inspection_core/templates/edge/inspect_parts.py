@@ -149,7 +149,8 @@ def prepare(pixels: Array, card: dict[str, Any]) -> Array:
         pixels = np.broadcast_to(pixels, (3, *pixels.shape[1:]))
     size = inference_size(pixels.shape[1:], preparation)
     low, high = (np.float32(v) for v in preparation["window"])
-    return np.stack([(shrink(plane.astype(np.float32), size) - low) / np.float32(high - low) for plane in pixels])
+    pixels = shrink(pixels if pixels.dtype == np.uint8 else pixels.astype(np.float32), size)
+    return (pixels.astype(np.float32) - low) / np.float32(high - low)
 
 
 def inference_size(shape: Sequence[int], preparation: dict[str, Any]) -> tuple[int, int]:
@@ -168,10 +169,13 @@ def inference_size(shape: Sequence[int], preparation: dict[str, Any]) -> tuple[i
     return max(m, round(y * factor / m) * m), max(m, round(x * factor / m) * m)
 
 
-def shrink(plane: Array, size: Sequence[int]) -> Array:
-    """Resize the last two axes bilinearly with anti-aliasing: a triangle as wide as the step, or one pixel at least."""
+def shrink(planes: Array, size: Sequence[int]) -> Array:
+    """Resize the last two axes bilinearly with anti-aliasing: a triangle as wide as the step, or one pixel at least.
+
+    Bytes stay bytes: each axis in whole numbers, with weights of 16 bits, and rounded.
+    """
     for axis, new in ((-1, size[1]), (-2, size[0])):
-        old = plane.shape[axis]
+        old = planes.shape[axis]
         if new == old:
             continue
         scale = old / new
@@ -182,14 +186,20 @@ def shrink(plane: Array, size: Sequence[int]) -> Array:
         taps = np.arange(int((stop - first).max()))
         place = first[:, None] + taps
         weight = np.clip(1 - np.abs((place - centre[:, None] + 0.5) / support), 0, None) * (place < stop[:, None])
-        weight = (weight / weight.sum(axis=1, keepdims=True)).astype(np.float32)
+        weight = weight / weight.sum(axis=1, keepdims=True)
+        bits = 0
+        if planes.dtype == np.uint8:
+            while int(0.5 + weight.max() * 2 ** (bits + 1)) < 1 << 15:
+                bits += 1
+            weight = np.floor(weight * 2**bits + 0.5)
+        weight = weight.astype(np.int32 if bits else np.float32)
         place = np.minimum(place, old - 1)
-        total: Any = 0
+        total: Any = (1 << bits) >> 1
         for k in taps:
             share = weight[:, k] if axis == -1 else weight[:, k, None]
-            total = total + share * np.take(plane, place[:, k], axis=axis)
-        plane = total
-    return plane
+            total = total + share * np.take(planes, place[:, k], axis=axis)
+        planes = np.clip(total >> bits, 0, 255).astype(np.uint8) if bits else total
+    return planes
 
 
 def enlarge(maps: Array, size: Sequence[int]) -> Array:
