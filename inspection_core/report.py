@@ -237,7 +237,7 @@ def write_report(path: Path, data: ReportData, embed_limit: int = EMBED_LIMIT) -
         script=Markup(script),  # noqa: S704  the package's own file
         script_hash=_csp_hash(script),
         style=Markup(_template_text("report.css")),  # noqa: S704  the package's own file
-        plotly=Markup(base64.b64encode(gzip.compress(plotly.encode(), mtime=0)).decode()),  # noqa: S704  base64
+        plotly=Markup(base64.b64encode(gzip.compress(plotly.encode(), 6, mtime=0)).decode()),  # noqa: S704  base64
         plotly_hash=_csp_hash(plotly),
         content=_json_for_script(content),
     )
