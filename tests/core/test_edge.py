@@ -162,6 +162,14 @@ def test_resizing_is_torchs(runner, y, x, h, w):
         assert np.abs(mine(image, (h, w)) - known).max() < 1e-4  # torch finds places in float32
 
 
+@settings(max_examples=40, deadline=None)
+@given(sides, sides, sides, sides)
+def test_bytes_are_resized_as_torch_does_to_the_bit(runner, y, x, h, w):
+    image = np.random.default_rng(y * x).integers(0, 256, (3, y, x)).astype(np.uint8)
+    known = F.interpolate(torch.from_numpy(image)[None], (h, w), mode="bilinear", antialias=True)[0].numpy()
+    assert np.array_equal(runner.shrink(image, (h, w)), known)
+
+
 @pytest.mark.parametrize("sigma", [0.6, 1.0, 4.0, 10.0])
 def test_blurring_is_the_suites(runner, sigma):
     image = torch.rand(3, 33, 50)

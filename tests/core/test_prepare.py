@@ -161,6 +161,21 @@ def test_colour_turned_to_grey_is_said():
     assert warnings == ("colour image turned to grey, as the model takes",)
 
 
+@settings(deadline=None, max_examples=30)
+@given(st.integers(1, 90), st.integers(1, 90), st.sampled_from([1, 3]), st.floats(0.2, 3))
+def test_bytes_are_resized_in_whole_grey_values_whatever_their_order_in_memory(height, width, count, scale):
+    values = np.random.default_rng(height * width).integers(0, 256, (count, height, width)).astype(np.uint8)
+    mixed = np.ascontiguousarray(values.transpose(1, 2, 0)).transpose(2, 0, 1)
+    channels = ("grey",) if count == 1 else ("red", "green", "blue")
+    card = card_of(channels, scale=scale, multiple=8, window=(0.0, 255.0))
+    exact = prepare(image_of(*values.astype(np.float32), channels=channels), card).pixels
+    geometry = Geometry.pixels((height, width))
+    pixels, same = (prepare(Image(array, geometry, channels), card).pixels for array in (values, mixed))
+    assert pixels.equal(same)
+    assert np.allclose((pixels * 255).round(), pixels * 255, atol=1e-4)
+    assert float((pixels - exact).abs().max()) * 255 < 1.5  # each axis rounds once
+
+
 def test_the_order_in_memory_changes_no_bit_of_grey():
     planes = np.random.default_rng(0).integers(0, 256, (3, 61, 97), dtype=np.uint8)
     plain, _ = match_channels(image_of(*planes), ("grey",))

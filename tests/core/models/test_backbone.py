@@ -73,6 +73,18 @@ def test_normalise_spreads_grey_over_three_channels(embedded):
     assert white == pytest.approx([(1 - 0.485) / 0.229, (1 - 0.456) / 0.224, (1 - 0.406) / 0.225])
 
 
+@pytest.mark.parametrize("shape", [(64, 96), (160, 32)])
+def test_padding_that_is_known_beforehand_is_timms(shape):
+    name = "tf_efficientnet_lite0"
+    ours = Backbone(name, load_weights(name))
+    theirs = timm.create_model(name, features_only=True, out_indices=(2, 3)).eval()
+    backbones.fill(theirs, load_weights(name), name)
+    batch = torch.rand((1, 3, *shape), generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        for mine, known in zip(ours.levels(batch), theirs(batch), strict=True):
+            assert torch.equal(mine, known)
+
+
 def test_the_border_counts_or_not(embedded):
     level = torch.ones((1, 1, 4, 4))
     assert embedded.join([level], count_border=True)[0, 0, 0].tolist() == pytest.approx([4 / 9, 6 / 9, 6 / 9, 4 / 9])
