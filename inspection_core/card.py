@@ -24,6 +24,7 @@ VIEWS = {"image": 2, "slices": 2, "volume": 3}
 BLENDS = ("linear", "gaussian")
 SPACINGS = ("even", "fixed")
 AVERAGES = ("probabilities", "logits")
+RESIZES = ("float32", "uint8")
 NORMALISATIONS = ("window", "z-score", "percentile", "mean")
 FOREGROUNDS = ("all", "nonzero", "bright")
 WORLD_AXES = {"L": 0, "R": 0, "P": 1, "A": 1, "S": 2, "I": 2}
@@ -64,6 +65,9 @@ class Preparation:
     scales
         Smallest and largest factor that `side` may give, those of the images that the model was made from. An image
         beyond them shows more, or less, than those did, and keeps their scale.
+    resize
+        Type that images of 8 bits are resized in, for the view "image": ``"float32"``, or ``"uint8"``, an eighth of the
+        time for a third of a grey value of noise from rounding. Other images are resized as float32.
     multiple
         Both sides are padded up to a multiple of this, the network's total stride.
     tile
@@ -119,6 +123,7 @@ class Preparation:
     scale: float = 1.0
     side: float = 0.0
     scales: tuple[float, float] = (0.0, math.inf)
+    resize: Literal["float32", "uint8"] = "float32"
     multiple: int = 32
     tile: int = 768
     overlap: float = 0.25
@@ -176,7 +181,7 @@ class Preparation:
             raise ModelError(f"Percentiles are (low, high) with 0 <= low < high <= 100. Got {self.percentiles}.")
         if self.steps == "fixed" and not self.window_size:
             raise ModelError('Windows with steps = "fixed" have a window_size. Got none.')
-        tables = {"blend": BLENDS, "steps": SPACINGS, "average": AVERAGES}
+        tables = {"blend": BLENDS, "steps": SPACINGS, "average": AVERAGES, "resize": RESIZES}
         for name, known in (tables | {"normalise": NORMALISATIONS, "foreground": FOREGROUNDS}).items():
             if getattr(self, name) not in known:
                 raise ModelError(f"{name} is one of {list(known)}. Got {getattr(self, name)!r}.")

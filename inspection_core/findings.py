@@ -417,15 +417,14 @@ def _measure(
     return _table(runs, number[first].astype(np.int64), last - first + 1, total, peak, kind)
 
 
-def _table(
-    runs: IntArray, number: IntArray, length: IntArray, total: Floats, peak: Floats, kind: IntArray
-) -> _Regions:
+def _table(runs: IntArray, number: IntArray, length: IntArray, total: Floats, peak: Floats, kind: IntArray) -> _Regions:
     """Add up runs ``(n, ndim + 1)`` by the number of their region, from 1 without gaps."""
     if not number.size:
         none, points = np.zeros(0, np.int64), np.zeros((0, runs.shape[1] - 1), np.int64)
         return _Regions(none, none, points, points, points + 0.0, none, none + 0.0, none + 0.0, (), 0)
     order = np.argsort(number, kind="stable")  # runs by region, in raster order within each
-    runs, number, length, total, peak, kind = (a[order] for a in (runs, number, length, total, peak, kind))
+    runs, number, length, kind = runs[order], number[order], length[order], kind[order]
+    total, peak = total[order], peak[order]
     n = runs.shape[1] - 1
     begin = np.flatnonzero(np.diff(number, prepend=0))
     size = np.add.reduceat(length, begin)

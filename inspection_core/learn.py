@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -69,6 +69,8 @@ class Preset:
         Share of the score map's cells that an image's score is the mean of.
     settings
         For the architecture.
+    resize
+        See `inspection_core.card.Preparation`.
     """
 
     architecture: str
@@ -76,6 +78,7 @@ class Preset:
     size: int
     top: float
     settings: Mapping[str, Any]
+    resize: Literal["float32", "uint8"] = "float32"
 
 
 PRESETS: Mapping[str, Preset] = {
@@ -85,6 +88,7 @@ PRESETS: Mapping[str, Preset] = {
         size=256,
         top=0.01,
         settings={"views": ((1.0, 4.0, 4.0, True),), "memory": 2048, "share": 0.1, "dim": 64, "smoothing": 1.0},
+        resize="uint8",
     ),
     "accurate": Preset(
         "patch-memory",
@@ -229,6 +233,7 @@ def fit(
             window=survey.window,
             dtype=survey.dtype,
             short_side=0,
+            resize=chosen.resize,
             **size,
             multiple=math.lcm(network.multiple, 32 if network.stride < 16 else network.multiple),
         ),

@@ -112,8 +112,8 @@ def prepare(image: Image, card: ModelCard, most: int = MAX_VOXELS) -> Prepared:
     Returns
     -------
     Prepared
-        Resized with anti-aliasing, images of 8 bits in 8 bits; aspect kept but for rounding to whole multiples of the
-        network's stride. For the views "slices" and "volume" see `prepare_volume`.
+        Resized with anti-aliasing; aspect kept but for rounding to whole multiples of the network's stride. For the
+        views "slices" and "volume" see `prepare_volume`.
 
     Raises
     ------
@@ -137,7 +137,7 @@ def prepare(image: Image, card: ModelCard, most: int = MAX_VOXELS) -> Prepared:
             "too large. Give a part of it, or fit a model with a larger --smallest-defect."
         )
     low, high = preparation.window
-    if array.dtype == np.uint8:
+    if array.dtype == np.uint8 and preparation.resize == "uint8":
         pixels = _resized_bytes(array, size).to(torch.float32)
     else:
         pixels = _resized(array, size, image.name)

@@ -1,7 +1,7 @@
 """Connected regions of a mask, found from its stretches: the maximal rows of voxels along the last axis.
 
-A mask of some hundred lines has some hundred stretches where it has some hundred thousand voxels. Which of them touch is
-found by searching sorted lists, so what is made is small: no numbers a voxel, as labelling a whole mask needs.
+A mask of some hundred lines has some hundred stretches where it has some hundred thousand voxels. Which of them touch
+is found by searching sorted lists, so what is made is small: no number for every voxel, as labelling needs.
 """
 
 from __future__ import annotations
@@ -114,7 +114,8 @@ def regions(of: Stretches) -> IntArray:
     _, first = np.unique(number, return_index=True)
     rank = np.empty(first.size, np.int64)
     rank[np.argsort(first)] = np.arange(first.size)
-    return rank[number]
+    numbers: IntArray = rank[number]
+    return numbers
 
 
 def _before(axes: int) -> list[NDArray[np.int64]]:

@@ -104,7 +104,7 @@ def description(card: ModelCard, files: Mapping[str, str], tolerance: float) -> 
         "preparation": {
             "dtype": p.dtype, "window": p.window, "short_side": p.short_side, "side": p.side,
             "scales": [p.scales[0], _finite(p.scales[1])], "scale": p.scale, "multiple": p.multiple, "tile": p.tile,
-            "overlap": p.overlap,
+            "overlap": p.overlap, "resize": p.resize,
         },
         "backbone": {k: settings[f"backbone_{k}"] for k in ("stride", "multiple", "mean", "std")},
         "views": [{"factor": f, "blur": b, "gain": g, "border": bool(c)} for f, b, g, c in views],

@@ -315,12 +315,13 @@ class _KnownPadding(nn.Conv2d):
 
 def _pad_as_known(net: nn.Module) -> None:
     """Fix the padding of a network's layers that work it out from their input; weights and their names stay."""
-    from timm.layers import Conv2dSame
+    from timm.layers.conv2d_same import Conv2dSame
 
     for parent in net.modules():
-        for name, layer in parent.named_children():
-            if not isinstance(layer, Conv2dSame):
+        for name, child in parent.named_children():
+            if not isinstance(child, Conv2dSame):
                 continue
+            layer: Any = child
             known = _KnownPadding(
                 layer.in_channels, layer.out_channels, layer.kernel_size, layer.stride,
                 0, layer.dilation, layer.groups, layer.bias is not None, device="meta",

@@ -62,8 +62,8 @@ class Memory:
     def search(self, queries: Tensor, k: int = 1) -> tuple[Tensor, Tensor]:
         """Return distances and numbers, both ``(n, k)``, of the k nearest references of each query ``(n, d)``.
 
-        Distances are Euclidean and ascend along k. Memory is bounded by blocks of products and differences. With a basis,
-        the references are those that are nearest in it.
+        Distances are Euclidean and ascend along k. Memory is bounded by blocks of products and differences. With a
+        basis, the references are those that are nearest in it.
         """
         k = min(k, len(self))
         many, few = BLOCKS.get(queries.device.type, BLOCK)

@@ -167,7 +167,7 @@ def test_bytes_are_resized_in_whole_grey_values_whatever_their_order_in_memory(h
     values = np.random.default_rng(height * width).integers(0, 256, (count, height, width)).astype(np.uint8)
     mixed = np.ascontiguousarray(values.transpose(1, 2, 0)).transpose(2, 0, 1)
     channels = ("grey",) if count == 1 else ("red", "green", "blue")
-    card = card_of(channels, scale=scale, multiple=8, window=(0.0, 255.0))
+    card = card_of(channels, scale=scale, multiple=8, window=(0.0, 255.0), resize="uint8")
     exact = prepare(image_of(*values.astype(np.float32), channels=channels), card).pixels
     geometry = Geometry.pixels((height, width))
     pixels, same = (prepare(Image(array, geometry, channels), card).pixels for array in (values, mixed))

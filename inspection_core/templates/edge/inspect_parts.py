@@ -149,7 +149,8 @@ def prepare(pixels: Array, card: dict[str, Any]) -> Array:
         pixels = np.broadcast_to(pixels, (3, *pixels.shape[1:]))
     size = inference_size(pixels.shape[1:], preparation)
     low, high = (np.float32(v) for v in preparation["window"])
-    pixels = shrink(pixels if pixels.dtype == np.uint8 else pixels.astype(np.float32), size)
+    bytes_stay = preparation["resize"] == "uint8" and pixels.dtype == np.uint8
+    pixels = shrink(pixels if bytes_stay else pixels.astype(np.float32), size)
     return (pixels.astype(np.float32) - low) / np.float32(high - low)
 
 
