@@ -66,7 +66,9 @@ def test_more_channels_than_the_model_takes_are_refused(tmp_path):
     for k in range(4):
         scan(images / f"b_{k:04d}.nii.gz")
     scan(masks / "b.nii.gz", value=1)
-    with pytest.raises(ReadError, match=r"^b has _0003 too; expected the channels pre, FLAIR, post, numbered from 0000"):
+    with pytest.raises(
+        ReadError, match=r"^b has _0003 too; expected the channels pre, FLAIR, post, numbered from 0000"
+    ):
         read_case(find_cases(tmp_path)[0], CHANNELS)
 
 
@@ -121,7 +123,9 @@ def test_a_case_with_other_channels_is_refused(tmp_path):
     images, masks = folders(tmp_path)
     scan(images / "a.nii.gz", channels=2)
     scan(masks / "a.nii.gz", value=1)
-    with pytest.raises(ReadError, match=r"^a: expected the 3 channels pre, FLAIR, post\. Got 2 without names; give all 3"):
+    with pytest.raises(
+        ReadError, match=r"^a: expected the 3 channels pre, FLAIR, post\. Got 2 without names; give all 3"
+    ):
         read_case(find_cases(tmp_path)[0], CHANNELS)
 
 

@@ -98,15 +98,19 @@ WRONG = {
         ("pre", "FLAIR", "post"),
         ("volume 1", "volume 2"),
         True,
-        "expected the 3 channels pre, FLAIR, post. Got 2 without names; give all 3 in this order in one file, or as "
-        "files CASE_0000, _0001, _0002, or choose a model for such images.",
+        (
+            "expected the 3 channels pre, FLAIR, post. Got 2 without names; give all 3 in this order in one file, or "
+            "as files CASE_0000, _0001, _0002, or choose a model for such images."
+        ),
     ),
     "one missing": (
         ("pre", "FLAIR"),
         ("flair", "T2"),
         False,
-        "expected the 2 channels pre, FLAIR. Got 2, flair, T2 (pre missing); give all 2 in this order in one file, or "
-        "choose a model for such images.",
+        (
+            "expected the 2 channels pre, FLAIR. Got 2, flair, T2 (pre missing); give all 2 in this order in one file, "
+            "or choose a model for such images."
+        ),
     ),
     "too many": (
         ("grey",),
@@ -114,7 +118,12 @@ WRONG = {
         False,
         "expected the channel grey. Got 3, red, green, blue; convert the image, or choose a model for such images.",
     ),
-    "hundreds": (("grey",), tuple("abcdefgh"), False, "expected the channel grey. Got 8, a, b, c, d, e, f, ...; convert"),
+    "hundreds": (
+        ("grey",),
+        tuple("abcdefgh"),
+        False,
+        "expected the channel grey. Got 8, a, b, c, d, e, f, ...; convert",
+    ),
 }
 
 

@@ -82,8 +82,10 @@ def test_files_of_one_case_become_its_channels_in_order(tmp_path):
     assert listing.refused == (
         (
             str(tmp_path / "p2"),
-            "p2 lacks FLAIR (p2_0001.nii.gz), T1c (p2_0002.nii.gz); the model takes T1, FLAIR, T1c, numbered from 0000 "
-            "in this order. Add it, or say which scan it is with --channel NAME=SCAN.",
+            (
+                "p2 lacks FLAIR (p2_0001.nii.gz), T1c (p2_0002.nii.gz); the model takes T1, FLAIR, T1c, numbered from "
+                "0000 in this order. Add it, or say which scan it is with --channel NAME=SCAN."
+            ),
         ),
     )
 
