@@ -97,7 +97,12 @@ def wrong_channels(wanted: Sequence[str], got: Sequence[str], *, files: bool = F
     came = f"{len(got)} without {'a name' if len(got) == 1 else 'names'}" if nameless else f"{len(got)}, {listed}"
     lacking = f" ({', '.join(missing)} missing)" if missing and len(wanted) > 1 and not nameless else ""
     numbers = ", ".join(f"_{k:04d}" for k in range(min(3, len(wanted)))) + (", ..." if len(wanted) > 3 else "")
+    coloured = tuple(got) == ("red", "green", "blue") and len(wanted) == len(got)
     together = f"give all {len(wanted)} in this order in one file" + (f", or as files CASE{numbers}" if files else "")
     what = together if len(wanted) > 1 else "convert the image"
+    if coloured:
+        what = (
+            "give the slices of a study as CASE_1, CASE_2, ... in one folder, their colours the channels in this order"
+        )
     few = "channel" if len(wanted) == 1 else f"{len(wanted)} channels"
     return f"expected the {few} {', '.join(wanted)}. Got {came}{lacking}; {what}, or choose a model for such images."

@@ -118,6 +118,15 @@ WRONG = {
         False,
         "expected the channel grey. Got 3, red, green, blue; convert the image, or choose a model for such images.",
     ),
+    "a lone picture": (
+        ("pre", "FLAIR", "post"),
+        ("red", "green", "blue"),
+        False,
+        (
+            "expected the 3 channels pre, FLAIR, post. Got 3, red, green, blue (pre, FLAIR, post missing); give the "
+            "slices of a study as CASE_1, CASE_2, ... in one folder, their colours the channels in this order, or"
+        ),
+    ),
     "hundreds": (
         ("grey",),
         tuple("abcdefgh"),
