@@ -4,22 +4,30 @@ DATA is the folder of the shared real images. Fitted on the training patients of
 comes from patients left out of all fitting, ten folds, threshold included, and from the validation patients. A lone
 channel is given to all channels of the card, so that the number of channels gives nothing away but their likeness.
 With ``--model NAME`` inputs are prepared as for that model, and its card's own check is asked too.
+
+``--order`` does the same for the check of the order of channels, with every order of the complete studies of training
+and validation, left out of all fitting. ``--write FOLDER`` fits it on these patients and puts it on the card there, as
+``calibration.order``; nothing else of the card changes.
 """
 
 import argparse
+import itertools
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-from inspection_core.card import ModelCard, Policy, Preparation
+from inspection_core.card import CARD_NAME, ModelCard, Policy, Preparation
 from inspection_core.cases import find_cases, read_slices
+from inspection_core.channel_order import channel_features, fit_channel_order, look_alike
 from inspection_core.engine import Engine
 from inspection_core.errors import InspectionError
 from inspection_core.geometry import Geometry
 from inspection_core.image import Image
 from inspection_core.input_check import distance, fit_input_check, input_features
+from inspection_core.io.atomic import write_text
 from inspection_core.io.raster import read_raster
 from inspection_core.io.scans import read_scan
 from inspection_core.prepare import prepare
@@ -47,6 +55,33 @@ def features(
     prepared = prepare(Image(array, geometry, channels), card)
     shape = prepared.shape if prepared.placement is None else prepared.placement.resized
     return input_features(prepared.pixels, shape)
+
+
+def described(image: Image, preparation: Preparation) -> tuple[dict[str, float], ...]:
+    prepared = prepare(Image(image.array, image.geometry, CHANNELS), card_of(CHANNELS, preparation))
+    shape = prepared.shape if prepared.placement is None else prepared.placement.resized
+    return channel_features(prepared.pixels, shape)
+
+
+def order(images: list[Image], preparation: Preparation, false_alarms: float) -> list[tuple[dict[str, float], ...]]:
+    """Print how often each order of the channels is called exchanged by a check that did not see the patient."""
+    known = [described(image, preparation) for image in images]
+    # A study with a copy for a missing channel is the same in two orders.
+    complete = [all(not np.array_equal(a, b) for a, b in itertools.combinations(i.array, 2)) for i in images]
+    fold = np.random.default_rng(1).permutation(len(known)) % FOLDS
+    called: dict[tuple[int, ...], int] = dict.fromkeys(itertools.permutations(range(len(CHANNELS))), 0)
+    alarms = 0
+    for k in range(FOLDS):
+        check = fit_channel_order([s for s, n in zip(known, fold, strict=True) if n != k], false_alarms)
+        for study, whole in ((s, c) for s, c, n in zip(known, complete, fold, strict=True) if n == k):
+            alarms += look_alike(study, check)[0] > check.threshold
+            for p in called if whole else ():
+                called[p] += look_alike([study[i] for i in p], check)[0] > check.threshold
+    print(f"order of channels, {len(known)} patients of train and val, left out of all fitting")
+    print(f"  as they are, those with stand-ins too        {alarms}/{len(known)}")
+    for p, count in called.items():
+        print(f"  {', '.join(CHANNELS[i] for i in p):20} given as {', '.join(CHANNELS)}  {count}/{sum(complete)}")
+    return known
 
 
 def patients(folder: Path) -> Iterator[Image]:
@@ -90,11 +125,24 @@ def main() -> None:
     parser.add_argument("--device", default="cpu", help="taken and not used: no network is in it")
     parser.add_argument("--false-alarms", type=float, default=0.05)
     parser.add_argument("--model", help="name or folder of a model whose preparation and check are looked at")
+    parser.add_argument("--order", action="store_true", help="look at the order of channels, and at nothing else")
+    parser.add_argument(
+        "--write", type=Path, metavar="FOLDER", help="with --order: the model whose card gets the check"
+    )
     options = parser.parse_args()
     options.data = Path(options.data)
     card = Engine("cpu").load(options.model).card if options.model else None
     preparation = card.preparation if card else PLAIN
     lgg = options.data / "medical" / "lgg2d"
+    if options.order:
+        known = order([*patients(lgg / "train"), *patients(lgg / "val")], preparation, options.false_alarms)
+        if options.write:
+            own = ModelCard.load(options.write)
+            check = fit_channel_order(known, options.false_alarms)
+            own = replace(own, calibration=replace(own.calibration, order=check))
+            write_text(options.write / CARD_NAME, own.to_toml())
+            print(f"wrote calibration.order: threshold {check.threshold:.3g}, stated rate {check.false_alarms:.3f}")
+        return
     groups: dict[str, list[Image]] = {}
     for name, image in others(options.data):
         groups.setdefault(name, []).append(image)

@@ -304,6 +304,40 @@ class InputCheck:
 
 
 @dataclass(frozen=True)
+class ChannelOrder:
+    """What each channel looked like in training, so that exchanged ones can be told.
+
+    See `inspection_core.channel_order`.
+
+    Parameters
+    ----------
+    features
+        Names of the figures of one channel; empty where there is no check.
+    weights
+        ``(C, n)``: what each figure speaks for each channel of the model, in order.
+    threshold
+        How much better than the given order of channels the best one may fit; infinite where there were too few studies
+        to set it.
+    false_alarms
+        Share of inputs like those of training that are called exchanged, at most.
+    images
+        Studies that it was fitted on.
+    """
+
+    features: tuple[str, ...] = ()
+    weights: tuple[tuple[float, ...], ...] = ()
+    threshold: float = math.inf
+    false_alarms: float = 0.0
+    images: int = 0
+
+    def __post_init__(self) -> None:
+        if any(len(row) != len(self.features) or not all(map(math.isfinite, row)) for row in self.weights):
+            raise ModelError(f"The check of channels has a finite weight for each of {len(self.features)} features.")
+        if math.isnan(self.threshold) or self.threshold < 0:
+            raise ModelError(f"The threshold of the check of channels is 0 or more. Got {self.threshold}.")
+
+
+@dataclass(frozen=True)
 class Calibration:
     """Scores of good images that the model did not see, and so what a score is worth.
 
@@ -324,6 +358,8 @@ class Calibration:
         What the confidence of a finding of such a network is made of.
     inputs
         Which inputs are like those of training.
+    order
+        Whether their channels are in the same order.
     """
 
     method: str = "none"
@@ -333,6 +369,7 @@ class Calibration:
     temperature: float = 1.0
     finding: FindingCalibration = field(default_factory=FindingCalibration)
     inputs: InputCheck = field(default_factory=InputCheck)
+    order: ChannelOrder = field(default_factory=ChannelOrder)
 
     def __post_init__(self) -> None:
         if not 0 < self.temperature < math.inf:
@@ -420,8 +457,9 @@ class ModelCard:
         """Return the card as plain data, without parts of the calibration that hold nothing."""
         data = dict(_plain(self))
         known = data["calibration"]
-        for name, empty in (("temperature", 1.0), ("finding", FindingCalibration()), ("inputs", InputCheck())):
-            if getattr(self.calibration, name) == empty:
+        nothing = Calibration()
+        for name in ("temperature", "finding", "inputs", "order"):
+            if getattr(self.calibration, name) == getattr(nothing, name):
                 del known[name]
         return data
 

@@ -21,10 +21,11 @@ from numpy.typing import NDArray
 
 from inspection_core.errors import ReadError, UsageError
 from inspection_core.geometry import Geometry
-from inspection_core.image import Image
-from inspection_core.io.candidates import NUMBERED
+from inspection_core.image import Image, wrong_channels
+from inspection_core.io.candidates import NUMBERED, file_candidate
 from inspection_core.io.raster import list_images, read_raster
 from inspection_core.io.scans import read_scan
+from inspection_core.io.study import load_picked
 
 SCANS = (".nii.gz", ".nii", ".nrrd", ".mha")
 SLICE = re.compile(r"(?P<patient>.+)_(?P<slice>\d+)")
@@ -173,8 +174,8 @@ def read_case(case: Case, channels: Sequence[str]) -> tuple[Image, NDArray[np.ui
 
     Raises
     ------
-    ReadError
-        If a file cannot be read, or image and mask do not lie on one grid.
+    ReadError, GeometryError
+        If a file cannot be read, image and mask do not lie on one grid, or nothing relates the grids of the channels.
     """
     if not case.masks:
         raise ReadError(f"{case.name} has no mask, or not one for each slice.")
@@ -209,10 +210,8 @@ def read_slices(paths: Sequence[Path], channels: Sequence[str]) -> Image:
         if plane.array.shape != shape:
             raise ReadError(f"{path.name}: slices of a study have one size, {shape}. Got {plane.array.shape}.")
     if shape[0] != len(channels):
-        there = ", ".join(planes[0].channels)
         raise ReadError(
-            f"{paths[0].name}: the model takes the channels {', '.join(channels)}, as the colours of the slices in "
-            f"this order. Got {shape[0]} ({there})."
+            f"{paths[0].name}: {wrong_channels(channels, planes[0].channels)} Colours of slices are channels in order."
         )
     array = np.stack([p.array for p in planes], axis=1)
     notes = [f"slices have no spacing: sizes are in voxels; channels taken as {', '.join(channels)}"]
@@ -237,8 +236,11 @@ def stacked(paths: Sequence[Path]) -> dict[tuple[Path, str], tuple[Path, ...]]:
 
 def _check_numbers(case: Case, channels: Sequence[str]) -> None:
     there = {int(match["channel"]) for p in case.images if (match := NUMBERED.fullmatch(_stem(p)))}
+    wanted = f"expected the channels {', '.join(channels)}, numbered from 0000 in this order"
     if missing := [f"{name} (_{k:04d})" for k, name in enumerate(channels) if k not in there]:
-        raise ReadError(f"{case.name} lacks {', '.join(missing)}; expected the channels {', '.join(channels)}.")
+        raise ReadError(f"{case.name} lacks {', '.join(missing)}; {wanted}. Add the files.")
+    if more := sorted(there - set(range(len(channels)))):
+        raise ReadError(f"{case.name} has {', '.join(f'_{k:04d}' for k in more)} too; {wanted}. Take the others away.")
 
 
 def _binary(path: Path) -> NDArray[np.uint8]:
@@ -250,11 +252,9 @@ def _binary(path: Path) -> NDArray[np.uint8]:
 def _read_scans(case: Case, channels: Sequence[str]) -> Image:
     if case.kind == "channels":
         _check_numbers(case, channels)
-    parts = [read_scan(p) for p in case.images]
-    for path, part in zip(case.images, parts, strict=True):
-        if not part.geometry.is_close(parts[0].geometry, tolerance=1e-2):
-            raise ReadError(f"{path.name} does not lie on the grid of {case.images[0].name}.")
-    array = parts[0].array if len(parts) == 1 else np.concatenate([p.array for p in parts])
-    if len(array) != len(channels):
-        raise ReadError(f"{case.name}: expected the channels {', '.join(channels)}. Got {len(array)}.")
-    return Image(array, parts[0].geometry, tuple(channels), case.images[0])
+        parts = [file_candidate(path, tuple(channels)) for path in case.images]
+        return load_picked(case.images[0], channels, parts).image
+    image = read_scan(case.images[0])
+    if len(image.array) != len(channels):
+        raise ReadError(f"{case.name}: {wrong_channels(channels, image.channels, files=True)}")
+    return Image(image.array, image.geometry, tuple(channels), case.images[0])

@@ -92,9 +92,10 @@ def outcome(command: str, json_path: Path | None) -> Iterator[Outcome]:
         result.fail(failure, error.filename)
         say(f"inspection {command}: {failure}")
         code = 1
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
         result.fail(KeyboardInterrupt("stopped by the user"))
-        say(f"inspection {command}: stopped. Run the same command again to go on.")
+        where = f" {error}" if str(error) else ""
+        say(f"inspection {command}: stopped{where}. Run the same command again to go on.")
         code = 130
     try:
         result.write()
@@ -277,6 +278,10 @@ def evaluate(
         if out is not None:
             result.outputs.extend(str(out / name) for name in names)
         result.errors.extend(figures.pop("errors"))
+        if result.errors:  # what was measured is shown; a script is not to take it for the whole dataset
+            result.status = "failed"
+        for error in result.errors:
+            say(f"inspection evaluate: {error['path']}: {error['message']}")
         result.warnings.extend(figures.pop("warnings"))
         result.extra = figures
         for warning in result.warnings:

@@ -26,6 +26,7 @@ def train(
 ) -> None:
     """Train a segmentation model from studies with reference masks."""
     from inspection_core.cli import console, outcome, progress_bars
+    from inspection_core.cli_screen import stoppable
 
     with outcome("train", json) as result:
         from inspection_core.device import choose
@@ -35,7 +36,7 @@ def train(
 
         result.inputs.append(str(configuration))
         config = read_config(configuration)
-        with progress_bars() as bars:
+        with stoppable(), progress_bars() as bars:
             card = run(config, configuration.resolve().parent, out, choose(device), bars, only=fold)
         if card is None:
             console().print(f"Trained fold {fold}. Run the same command without --fold once all are done.")

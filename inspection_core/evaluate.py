@@ -123,7 +123,9 @@ def evaluate(
     Raises
     ------
     UsageError
-        If the folder is no such dataset, or no image of it could be measured.
+        If the folder is no such dataset.
+    ReadError
+        If no image of it could be measured.
     """
     todo = cases(Path(dataset))
     rows: list[dict[str, Any]] = []
@@ -159,7 +161,7 @@ def evaluate(
         progress(done, len(todo))
     seconds = time.perf_counter() - started
     if not rows:
-        raise UsageError(
+        raise ReadError(
             f"None of the {len(todo)} images of {dataset} could be measured. The first: {errors[0]['message']}"
         )
     if out is not None:

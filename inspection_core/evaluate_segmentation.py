@@ -56,6 +56,8 @@ class _Gathered:
     """What is kept of the cases."""
 
     rows: list[dict[str, Any]] = field(default_factory=list)
+    listed: list[dict[str, Any]] = field(default_factory=list)
+    """As `rows`, in the order of the dataset, with those that could not be measured."""
     findings: list[tuple[str, Finding, bool]] = field(default_factory=list)
     confidence: list[list[float]] = field(default_factory=list)
     counts: list[LesionCounts] = field(default_factory=list)
@@ -105,13 +107,16 @@ def evaluate(
         ``lesion_dice``, ``ece_voxel`` (within `RADIUS` voxels of reference and prediction), ``ece_image``,
         ``ece_finding`` and the other figures of confidence, of dismissed findings too (``n_judged``), ``froc``,
         ``volumes``, the intervals of those that have one, ``unit`` of distances and ``size_unit`` of volumes,
-        ``cases`` (a row each), ``seconds_per_case``, ``peak_memory_bytes``, ``errors`` and ``warnings``. A figure
-        that the data cannot give is None.
+        ``cases`` (a row each, with ``status``), ``seconds_per_case``, ``peak_memory_bytes``, ``n_failed``, ``errors``
+        and ``warnings``. A figure that the data cannot give is None. A case that could not be measured has a row with
+        ``error`` and counts in no figure but ``dice_mean_failed_as_zero``, which is there when one failed.
 
     Raises
     ------
     UsageError
-        If the folder is no such dataset, or no case of it could be measured.
+        If the folder is no such dataset.
+    ReadError
+        If no case of it could be measured.
     """
     if model.card.task != "segmentation":
         raise UsageError(
@@ -129,9 +134,12 @@ def evaluate(
             text = utf8(str(error))
             errors.append({"path": utf8(str(case.images[0])), "type": type(error).__name__, "message": text})
             kept.items.append(ReportItem(utf8(case.name), "failed", error=text))
+            kept.listed.append({"case": utf8(case.name), "status": "failed", "error": text})
+        else:
+            kept.listed.append(kept.rows[-1])
         progress(done, len(todo))
     if not kept.rows:
-        raise UsageError(
+        raise ReadError(
             f"None of the {len(todo)} cases of {dataset} could be measured. The first: {errors[0]['message']}"
         )
     found = _figures(kept, model.card, seed) | {
@@ -145,7 +153,12 @@ def evaluate(
         "warnings": list(dict.fromkeys(kept.warnings)),
     }
     if errors:
-        found["warnings"].append(f"{len(errors)} cases could not be measured and count in no figure.")
+        share = len(kept.rows) / len(todo)
+        found["dice_mean_failed_as_zero"] = found["dice_mean"] * share
+        found["warnings"].append(
+            f"{len(errors)} of {len(todo)} cases could not be measured and count in no figure; with a Dice of 0 for "
+            f"each the mean Dice would be {found['dice_mean'] * share:.3f}."
+        )
     if out is not None:
         _write(out, found, kept, model, command)
     return dict(finite_in(found))
@@ -204,6 +217,7 @@ def _row(name: str, prediction: Prediction, reference: NDArray[np.uint8], card: 
     voxel = prediction.geometry.voxel_size
     return {
         "case": utf8(name),
+        "status": "done",
         "dice": float(np.mean(overlap)),
         **({f"dice_{c}": d for c, d in zip(card.classes, overlap, strict=True)} if len(card.classes) > 1 else {}),
         "hd95": mean_of(far)[0],
@@ -290,7 +304,7 @@ def _figures(kept: _Gathered, card: ModelCard, seed: int) -> dict[str, Any]:
         "n_empty": int((lesions == 0).sum()),
         "n_unlike": sum(r["unlike"] for r in rows),
         "seconds_per_case": float(np.mean([r["seconds"] for r in rows])),
-        "cases": rows,
+        "cases": kept.listed,
     }
 
 
@@ -367,7 +381,7 @@ def _write(out: Path, found: Mapping[str, Any], kept: _Gathered, model: LoadedMo
         | {"true": t, "kept": f.confidence >= model.card.policy.least or not f.calibrated}
         for name, f, t in kept.findings
     ]
-    for name, rows in (("evaluation.csv", kept.rows), ("findings.csv", findings)):
+    for name, rows in (("evaluation.csv", kept.listed), ("findings.csv", findings)):
         columns = None if rows else ["case", *keys, "true", "kept"]
         with atomic_path(out / name) as temporary:
             pd.DataFrame(rows, columns=columns).to_csv(temporary, index=False)
@@ -422,6 +436,9 @@ def table(figures: Mapping[str, Any]) -> Table:
         value, span = figures[key], figures.get(f"{key}_interval")
         text = "not defined" if value is None or not math.isfinite(value) else f"{value:.3f}"
         shown.add_row(label, text, "" if span is None else f"{span['low']:.3f} to {span['high']:.3f}")
+    if figures["n_failed"]:
+        shown.add_row("Dice, mean, failed cases as 0", f"{figures['dice_mean_failed_as_zero']:.3f}", "")
+        shown.add_row("cases that failed, in no other figure", f"{figures['n_failed']}", "")
     shown.add_row("cases, without a lesion", f"{figures['n_cases']}, {figures['n_empty']}", "")
     shown.add_row("unlike the training data", f"{figures['n_unlike']}", "")
     shown.add_row("seconds a case", f"{figures['seconds_per_case']:.2f}", "")

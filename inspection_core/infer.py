@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from inspection_core.calibrate import p_value, p_values
 from inspection_core.card import ModelCard
+from inspection_core.channel_order import check_order
 from inspection_core.confidence import with_confidence
 from inspection_core.device import Device
 from inspection_core.engine import Grid, LoadedModel, Model
@@ -359,7 +360,9 @@ def without_doubtful(found: Prediction, card: ModelCard) -> Prediction:
 def _unlike(prepared: Prepared, model: LoadedModel) -> tuple[str, ...]:
     """Say where the network's input is unlike those of training, as far as the card knows them."""
     shape = prepared.shape if prepared.placement is None else prepared.placement.resized
-    return check_input(prepared.pixels, shape, model.card.calibration.inputs)
+    known = model.card.calibration
+    said = check_input(prepared.pixels, shape, known.inputs)
+    return said or check_order(prepared.pixels, shape, known.order, model.card.channels)
 
 
 def cells_in(place: Placement) -> float:

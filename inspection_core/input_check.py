@@ -19,6 +19,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from inspection_core.card import InputCheck
 from inspection_core.errors import UsageError
@@ -52,30 +53,42 @@ def input_features(pixels: torch.Tensor, shape: Sequence[int]) -> dict[str, floa
     dict
         Name, in words for a user, to a finite number. The names depend on the number of channels alone.
     """
-    sample = _sample(pixels, shape)
+    sample = sample_of(pixels, shape)
     channels = len(sample)
-    mean = sample.mean(axis=0)
-    inside = mean > _otsu(mean)
+    mean, inside = sample.mean(axis=0), foreground(sample)
     found: dict[str, float] = {}
     centred = []
     for k, channel in enumerate(sample, start=1):
+        found |= {name.format(k): value for name, value in own_figures(channel, inside).items()}
         values = channel[inside] if inside.any() else channel.ravel()
-        scale = float(values.std()) or 1.0
-        for q, v in zip(INSIDE, np.percentile(values, INSIDE), strict=True):
-            found[f"brightness of channel {k} inside, {q}th percentile"] = float(v)
-        for q, v in zip(OVERALL, np.percentile(channel, OVERALL), strict=True):
-            found[f"brightness of channel {k}, {q}th percentile"] = float(v)
-        steps = [np.abs(np.diff(channel, axis=a)).mean() for a in (1, 2) if channel.shape[a] > 1]
-        found[f"texture of channel {k}"] = float(np.mean(steps) / scale) if steps else 0.0
-        centred.append((values - values.mean()) / scale)
+        centred.append((values - values.mean()) / (float(values.std()) or 1.0))
     for a in range(channels):
         for b in range(a + 1, channels):
             found[f"likeness of channels {a + 1} and {b + 1}"] = float((centred[a] * centred[b]).mean())
     found |= _shape_of(inside, mean, shape)
+    return bounded(found)
+
+
+def own_figures(channel: FloatArray, inside: NDArray[np.bool_]) -> dict[str, float]:
+    """Describe one channel ``(d, h, w)`` by itself; the names have a place for its number."""
+    values = channel[inside] if inside.any() else channel.ravel()
+    scale = float(values.std()) or 1.0
+    found: dict[str, float] = {}
+    for q, v in zip(INSIDE, np.percentile(values, INSIDE), strict=True):
+        found[f"brightness of channel {{}} inside, {q}th percentile"] = float(v)
+    for q, v in zip(OVERALL, np.percentile(channel, OVERALL), strict=True):
+        found[f"brightness of channel {{}}, {q}th percentile"] = float(v)
+    steps = [np.abs(np.diff(channel, axis=a)).mean() for a in (1, 2) if channel.shape[a] > 1]
+    found["texture of channel {}"] = float(np.mean(steps) / scale) if steps else 0.0
+    return found
+
+
+def bounded(found: Mapping[str, float]) -> dict[str, float]:
+    """Return figures as finite numbers, no further than `MOST` from 0."""
     return {name: float(np.clip(np.nan_to_num(value), -MOST, MOST)) for name, value in found.items()}
 
 
-def _sample(pixels: torch.Tensor, shape: Sequence[int]) -> FloatArray:
+def sample_of(pixels: torch.Tensor, shape: Sequence[int]) -> FloatArray:
     """Return up to `PLANES` x `SIDE` x `SIDE` voxels a channel, each the mean of its surroundings in the plane."""
     import torch.nn.functional as F
 
@@ -87,6 +100,12 @@ def _sample(pixels: torch.Tensor, shape: Sequence[int]) -> FloatArray:
     return np.asarray(parts.numpy(), dtype=np.float64)
 
 
+def foreground(sample: FloatArray) -> NDArray[np.bool_]:
+    """Return where the mean of all channels is bright, bool ``(d, h, w)``."""
+    mean = sample.mean(axis=0)
+    return np.asarray(mean > _otsu(mean))
+
+
 def _otsu(values: FloatArray) -> float:
     import skimage.filters
 
@@ -95,7 +114,7 @@ def _otsu(values: FloatArray) -> float:
     return float(otsu(np.clip(values, low, high).ravel())) if high > low else float(high)
 
 
-def _shape_of(inside: FloatArray, mean: FloatArray, shape: Sequence[int]) -> dict[str, float]:
+def _shape_of(inside: NDArray[np.bool_], mean: FloatArray, shape: Sequence[int]) -> dict[str, float]:
     """Return figures of the foreground's outline, as seen along the first axis, and of its symmetry."""
     from scipy.ndimage import binary_fill_holes
 
@@ -160,30 +179,44 @@ def fit_input_check(
         raise UsageError(f"The share of false alarms is between 0 and 1. Got {false_alarms}.")
     names = tuple(studies[0])
     rows = np.array([[s[name] for name in names] for s in studies], dtype=np.float64)
-    centre, whitening = _moments(rows)
-    k = math.floor(false_alarms * (len(rows) + 1) + 1e-9)
-    distances = np.sort(cross_distances(rows, folds, seed))
+    centre, whitening = moments(rows)
+    threshold, rate = conformal(cross_distances(rows, folds, seed), false_alarms)
     return InputCheck(
         features=names,
         centre=tuple(_short(v) for v in centre),
         whitening=tuple(tuple(_short(v) for v in row) for row in whitening),
-        threshold=float(distances[-k]) if k >= 1 else math.inf,
-        false_alarms=k / (len(rows) + 1) if k >= 1 else 0.0,
+        threshold=threshold,
+        false_alarms=rate,
         images=len(rows),
     )
 
 
 def cross_distances(rows: FloatArray, folds: int = 10, seed: int = 0) -> FloatArray:
     """Return each row's distance to the rows of the other folds."""
-    fold = np.random.default_rng(seed).permutation(len(rows)) % min(folds, len(rows))
+    fold = folds_of(len(rows), folds, seed)
     out = np.empty(len(rows))
     for k in range(int(fold.max()) + 1):
-        centre, whitening = _moments(rows[fold != k])
+        centre, whitening = moments(rows[fold != k])
         out[fold == k] = np.linalg.norm((rows[fold == k] - centre) @ whitening, axis=1)
     return out
 
 
-def _moments(rows: FloatArray) -> tuple[FloatArray, FloatArray]:
+def folds_of(count: int, folds: int, seed: int) -> NDArray[np.int64]:
+    """Return the number of each study's fold."""
+    return np.asarray(np.random.default_rng(seed).permutation(count) % min(folds, count))
+
+
+def conformal(figures: FloatArray, false_alarms: float) -> tuple[float, float]:
+    """Return the threshold that so many studies like these exceed at most, and the share that this really is.
+
+    With n figures, each measured without its own study, it is the k-th largest of them, ``k <= rate * (n + 1)``;
+    infinite, at a share of 0, where that is less than one.
+    """
+    k = math.floor(false_alarms * (len(figures) + 1) + 1e-9)
+    return (float(np.sort(figures)[-k]), k / (len(figures) + 1)) if k >= 1 else (math.inf, 0.0)
+
+
+def moments(rows: FloatArray) -> tuple[FloatArray, FloatArray]:
     """Return the mean and the inverse square root of the covariance, shrunk as Ledoit and Wolf do."""
     centre, scale = rows.mean(axis=0), rows.std(axis=0)
     scale = np.maximum(scale, 1e-3)  # a figure that never varied in training still has a width

@@ -13,14 +13,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
-
 from inspection_core.cases import read_slices
-from inspection_core.errors import GeometryError, ReadError
 from inspection_core.image import Image
-from inspection_core.io.candidates import (
-    Candidate,
-)
+from inspection_core.io.candidates import Candidate
 from inspection_core.io.dicom import DicomImage, Volume, load_volume, scan_dicom
 from inspection_core.io.dicom.series import Series
 from inspection_core.io.dicom.volume import Scaling
@@ -33,7 +28,7 @@ from inspection_core.prepare import name_channels
 
 Kind = Literal["picture", "stack", "scan", "dicom"]
 SAME_GRID = 1e-3
-"""Files of one case lie on one grid where no entry of the affine differs by more than this share of the spacing."""
+"""A mask lies on its image's grid where no entry of the affine differs by more than this share of the spacing."""
 _NOT_DICOM = "is not DICOM"
 
 
@@ -178,7 +173,7 @@ def open_input(item: Input, channels: Sequence[str], choices: Choices | None = N
     Raises
     ------
     ReadError, GeometryError
-        If it cannot be read right, or the files of a case do not lie on one grid.
+        If it cannot be read right, or nothing relates the grids of a case's files.
     """
     choices = choices or Choices()
     if item.kind == "picture":
@@ -203,8 +198,6 @@ def open_input(item: Input, channels: Sequence[str], choices: Choices | None = N
             item.volume, allow=overrides(choices.allow), suv=suv, scaling=choices.scaling, assume_mm=choices.assume_mm
         )
         return Opened(loaded.image, loaded)
-    if len(item.files) > 1:
-        return _case(item, channels, choices)
     opened = _scan(item.files[0], choices)
     return replace(opened, image=name_channels(opened.image, channels))
 
@@ -288,21 +281,6 @@ def _scan(path: Path, choices: Choices) -> Opened:
     named = int(scan.header["xyzt_units"]) & 7
     # A header without a unit would say again that there is none.
     return Opened(scan.image, None, scan.header if named or not choices.assume_mm else None)
-
-
-def _case(item: Input, channels: Sequence[str], choices: Choices) -> Opened:
-    parts = [_scan(path, choices) for path in item.files]
-    first = parts[0].image
-    for path, part in zip(item.files, parts, strict=True):
-        if len(part.image.channels) != 1:
-            raise ReadError(f"{path.name} holds {len(part.image.channels)} volumes; one file a channel holds one.")
-        if not part.image.geometry.is_close(first.geometry, SAME_GRID):
-            raise GeometryError(
-                f"{path.name} lies on another grid than {item.files[0].name}; resample the channels of a case to one."
-            )
-    array = np.concatenate([part.image.array for part in parts])
-    notes = tuple(dict.fromkeys(note for part in parts for note in part.image.notes))
-    return Opened(Image(array, first.geometry, tuple(channels), Path(item.label), notes), None, parts[0].header)
 
 
 def place_of(series: Series) -> Path:

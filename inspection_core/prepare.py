@@ -8,7 +8,6 @@ was computed from, whatever the network's stride and the shift of its padding. V
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -18,7 +17,7 @@ from numpy.typing import NDArray
 
 from inspection_core.card import ModelCard, Preparation
 from inspection_core.errors import ReadError
-from inspection_core.image import Image
+from inspection_core.image import POSITIONAL, Image, wrong_channels
 from inspection_core.placement import Placement, orient, resize
 
 if TYPE_CHECKING:
@@ -39,8 +38,6 @@ BRIGHT = 0.1
 """Share of the way from a channel's darkest to its brightest values, above which a voxel is bright."""
 STRAY = 0.02
 """Share of a row or a plane that may be bright and yet lie outside the box around the foreground."""
-POSITIONAL = re.compile(r"grey|volume \d+|t = \S+ s")
-"""Channel names that say no more than a channel's place in its file."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -443,14 +440,7 @@ def match_channels(image: Image, channels: Sequence[str]) -> tuple[NDArray[Any],
         return image.array[order[0] : order[-1] + 1] if whole else image.array[order], said
     if len(channels) == len(image.channels) == 1 and POSITIONAL.fullmatch(image.channels[0]):
         return image.array, ()
-    some = f" ({', '.join(missing)} missing)" if len(missing) < len(channels) or len(channels) > 1 else ""
-    got = (
-        str(list(image.channels)) if len(image.channels) <= 6 else f"{len(image.channels)}, {image.channels[0]!r} first"
-    )
-    raise ReadError(
-        f"{image.name}: the model takes the channels {list(channels)}. Got {got}{some}; "
-        "convert the image, or choose a model for such images."
-    )
+    raise ReadError(f"{image.name}: {wrong_channels(channels, image.channels, files=image.ndim == 3)}")
 
 
 def restore(

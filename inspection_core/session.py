@@ -12,7 +12,7 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from inspection_core import export
+from inspection_core import export, inputs
 from inspection_core.card import ModelCard
 from inspection_core.engine import LoadedModel, Model
 from inspection_core.errors import UsageError
@@ -24,7 +24,7 @@ from inspection_core.io.results import utf8
 from inspection_core.io.store import Known, Row, RunStore
 from inspection_core.pictures import PICTURES, Kept
 from inspection_core.reliability import FILE as DIAGRAM
-from inspection_core.studies import for_channels
+from inspection_core.studies import for_channels, stacks
 from inspection_core.tables import LISTED, Telling, write_run_report, write_tables
 from inspection_core.threshold import cuts
 
@@ -130,9 +130,10 @@ def list_folder(
         for path in list_images(source, locked)
         if not any(path.is_relative_to(place) for place in own)
     ]
+    pictures, studies, odd = _stacked(source, pictures, card)
     found = for_channels(list_scans(source, options.choices, own), card.channels, options.choices)
-    scans = {_inside(source, one.label): one for one in found.inputs}
-    refused = {_inside(source, label): reason for label, reason in found.refused}
+    scans = {_inside(source, one.label): one for one in (*studies, *found.inputs)}
+    refused = {_inside(source, label): reason for label, reason in (*odd, *found.refused)}
     for folder in locked:
         refused[_inside(source, str(folder))] = f"{folder} is a folder that cannot be listed; check who may read it."
     if not pictures and not scans and not refused:
@@ -146,12 +147,24 @@ def list_folder(
 
 def _list_paths(source: Path, paths: Sequence[Path], card: ModelCard, options: Options) -> Listing:
     """List paths below a folder: pictures as they are, and the scans in what else there is."""
-    pictures = [p for p in paths if p.suffix.lower() in RASTER_SUFFIXES]
+    files = [os.path.relpath(p, source) for p in paths if p.suffix.lower() in RASTER_SUFFIXES]
+    pictures, studies, odd = _stacked(source, files, card)
     rest = [p for p in paths if p.suffix.lower() not in RASTER_SUFFIXES]
     found = for_channels(list_inputs(rest, options.choices), card.channels, options.choices)
-    scans = {_inside(source, one.label): one for one in found.inputs}
-    refused = {_inside(source, label): reason for label, reason in found.refused}
-    return Listing(source, [os.path.relpath(p, source) for p in pictures], scans, refused)
+    scans = {_inside(source, one.label): one for one in (*studies, *found.inputs)}
+    refused = {_inside(source, label): reason for label, reason in (*odd, *found.refused)}
+    return Listing(source, pictures, scans, refused)
+
+
+def _stacked(
+    source: Path, pictures: list[str], card: ModelCard
+) -> tuple[list[str], Sequence[Input], Sequence[tuple[str, str]]]:
+    """Part pictures from the studies whose slices they are, where the model takes such; and from what is refused."""
+    if card.preparation.view == "image":
+        return pictures, (), ()
+    found = stacks(inputs.Listing(tuple(picture(source / path) for path in pictures)))
+    alone = [os.path.relpath(one.files[0], source) for one in found.inputs if one.kind == "picture"]
+    return alone, [one for one in found.inputs if one.kind == "stack"], found.refused
 
 
 def _inside(source: Path, label: str) -> str:

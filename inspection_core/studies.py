@@ -123,8 +123,17 @@ def _numbered(item: Input, channels: Sequence[str]) -> Input:
     files = tuple(folder / f"{case}_{k:04d}{suffix}" for k in range(len(channels)))
     missing = [f"{name} ({f.name})" for name, f in zip(channels, files, strict=True) if not f.is_file()]
     if missing:
-        raise ReadError(f"{case} lacks {', '.join(missing)}; the model takes {_list(channels)}.")
-    return Input("scan", str(folder / f"{case}{suffix}"), "", files, None, item.given)
+        raise ReadError(
+            f"{case} lacks {', '.join(missing)}; the model takes {_list(channels)}, numbered from 0000 in this order. "
+            "Add it, or say which scan it is with --channel NAME=SCAN."
+        )
+    if (more := folder / f"{case}_{len(channels):04d}{suffix}").is_file():
+        raise ReadError(
+            f"{case} has {more.name} too, and the model takes {len(channels)} channels, {_list(channels)}, numbered "
+            "from 0000 in this order. Take the others away, or say which scan is which with --channel NAME=SCAN."
+        )
+    parts = tuple(file_candidate(f, tuple(channels)) for f in files)
+    return Input("scan", str(folder / f"{case}{suffix}"), case, files, None, item.given, parts)
 
 
 def _spoken(item: Input, channels: Sequence[str]) -> list[Path]:
@@ -194,8 +203,14 @@ def _studies(listing: Listing, channels: Sequence[str], choices: Choices) -> Lis
         candidates = dicom_candidates([e.series for e in entries])
         if whole and not any(c.sequence in names for c in candidates):
             inputs += whole
-            few = f"The model takes the channels {_list(channels)}, and this series holds another number of them."
-            refused += [(i.label, few) for i in items if i not in whole]
+            few = (
+                f"Expected the {len(channels)} channels {_list(channels)}. Got a series that holds {{}}; leave it out."
+            )
+            refused += [
+                (i.label, few.format(len(i.volume.channels) * i.volume.file.samples))
+                for i in items
+                if i.volume and i not in whole
+            ]
             continue
         if not items:
             continue  # all of it is refused already

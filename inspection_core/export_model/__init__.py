@@ -49,7 +49,7 @@ from inspection_core.io.results import dump
 from inspection_core.models import weights
 from inspection_core.models.exported import make
 from inspection_core.prediction import Prediction
-from inspection_core.studies import for_channels
+from inspection_core.studies import for_channels, stacks
 
 TARGETS = (*PRECISIONS, "edge")
 
@@ -311,7 +311,11 @@ def _fitted_on(card: ModelCard) -> list[Path]:
 
 
 def _inputs(paths: Sequence[Path], card: ModelCard) -> Sequence[Input]:
-    return for_channels(list_inputs(paths, Choices()), card.channels, Choices()).inputs if paths else ()
+    if not paths:
+        return ()
+    listing = list_inputs(paths, Choices())
+    listing = stacks(listing) if card.preparation.view != "image" else listing
+    return for_channels(listing, card.channels, Choices()).inputs
 
 
 def _twin(folder: Path, tolerance: float) -> edge.Twin:

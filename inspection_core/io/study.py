@@ -14,7 +14,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from inspection_core.errors import ReadError, UsageError
+from inspection_core.errors import GeometryError, ReadError, UsageError
 from inspection_core.image import Image
 from inspection_core.io.candidates import Candidate, canonical, chosen_scan, find_candidates, is_scan_file, matched
 from inspection_core.io.dicom import DicomImage, load_volume
@@ -340,6 +340,7 @@ def _check_frames(
 
 def _on_one_grid(wanted: tuple[str, ...], images: Sequence[Image], first: int) -> tuple[NDArray[np.generic], list[str]]:
     grid = images[first].geometry
+    units = {image.geometry.unit for image in images}
     planes, notes = [], []
     for channel, image in zip(wanted, images, strict=True):
         if image.geometry.is_close(grid, 1e-3):
@@ -347,7 +348,11 @@ def _on_one_grid(wanted: tuple[str, ...], images: Sequence[Image], first: int) -
             continue
         from inspection_core.io.resample import resample  # SciPy, only where it is needed
 
-        values, outside = resample(image, grid)
+        try:
+            values, outside = resample(image, grid)
+        except GeometryError as error:
+            hint = " Take files that name no unit as millimetres with --assume-mm." if "px" in units else ""
+            raise GeometryError(f"{channel} lies on another grid than {wanted[first]}. {error}{hint}") from None
         if outside == 1:
             raise ReadError(
                 f"{channel} and {wanted[first]} show no place in common; they are not of one examination, or one of "

@@ -27,8 +27,14 @@ REFUSED_OPERATORS = frozenset(
     {"from_file", "load", "pickle_save", "_pickle_save", "rpc_async", "rpc_remote", "rpc_sync", "save", "set_"}
 )
 """Operators of TorchScript that read or write files, call other machines, or look at memory by address."""
-OPERATORS = frozenset({"aten", "prim"})
-"""Families of operators that come with torch."""
+OPERATORS = frozenset(
+    f"ops.prim.{name}"
+    for name in (
+        "NumToTensor", "RaiseException", "abs", "data", "device", "dtype", "is_cuda", "layout", "max", "min"
+    )
+)  # fmt: skip
+"""All that a program may use of ``ops``: numbers, what is said of a tensor, and an end with an error. Traced and
+scripted networks use them; what else torch registers there may hand work to other code, or other machines."""
 MAX_CODE = 64 << 20
 
 
@@ -197,9 +203,9 @@ def check_torchscript(data: bytes, path: Path) -> None:
         except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
             raise ModelError(f"The code in {path} cannot be read: {error}.") from error
         for used in _dotted(tree):
-            family, _, name = used.removeprefix("ops.").rpartition(".")
-            own = used.startswith("ops.") and family not in OPERATORS
-            if own or "torch.classes" in used or (name in REFUSED_OPERATORS and family in {*OPERATORS, "torch"}):
+            root, *parts = used.split(".")
+            foreign = root == "ops" and used not in OPERATORS
+            if foreign or "torch.classes" in used or (root == "torch" and REFUSED_OPERATORS & set(parts)):
                 raise ModelError(
                     f"{path} uses {used}, which does more than compute, or does not come with torch. "
                     "Export the network anew, to ONNX if you can."
@@ -207,13 +213,17 @@ def check_torchscript(data: bytes, path: Path) -> None:
 
 
 def _dotted(tree: ast.AST) -> Iterator[str]:
+    """Yield every dotted name, whole: of ``ops.prim.abs`` not its beginning ``ops.prim`` too."""
+    beginnings = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
     for node in ast.walk(tree):
+        if id(node) in beginnings:
+            continue
         parts = []
         inner: ast.AST = node
         while isinstance(inner, ast.Attribute):
             parts.append(inner.attr)
             inner = inner.value
-        if parts and isinstance(inner, ast.Name):
+        if isinstance(inner, ast.Name) and (parts or inner.id == "ops"):
             yield ".".join([inner.id, *reversed(parts)])
 
 

@@ -14,8 +14,9 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from inspection_core.card import Calibration, InputCheck, ModelCard
+from inspection_core.card import Calibration, ChannelOrder, InputCheck, ModelCard
 from inspection_core.cases import Case, read_case
+from inspection_core.channel_order import channel_features, fit_channel_order
 from inspection_core.confidence import temper
 from inspection_core.confidence_fit import LabelledFindings, VoxelSample, fit_findings
 from inspection_core.device import Device
@@ -110,13 +111,15 @@ def assemble(
             fitted = fit_findings(
                 _labelled(pairs, warm, kept, lambda k: show("calibrating", len(pairs) + k, 2 * len(pairs)))
             )
+            inputs, order = _input_checks(studies)
             calibration = replace(
                 warm.calibration,
                 method=f"cross-fitted on {len(pairs)} patients, each predicted by a network that did not see it"
                 if config.training.folds > 1
                 else f"fitted on {len(pairs)} patients held back",
                 finding=fitted.calibration,
-                inputs=_input_check(studies),
+                inputs=inputs,
+                order=order,
             )
             card = replace(card, calibration=calibration)
             least, rows = _least(pairs, card, kept)
@@ -220,10 +223,12 @@ def _overlaps(foreground: NDArray[Any], truth: NDArray[np.uint8]) -> list[float]
     return [dice(score > cut, true) for cut in CUTS]
 
 
-def _input_check(studies: Sequence[Study]) -> InputCheck:
+def _input_checks(studies: Sequence[Study]) -> tuple[InputCheck, ChannelOrder]:
     if len(studies) < FEWEST:
-        return InputCheck()
-    return fit_input_check([input_features(s.pixels.float(), s.labels.shape) for s in studies])
+        return InputCheck(), ChannelOrder()
+    given = [(s.pixels.float(), s.labels.shape) for s in studies]
+    inputs = fit_input_check([input_features(*one) for one in given])
+    return inputs, fit_channel_order([channel_features(*one) for one in given])
 
 
 def _on_grid(mask: NDArray[np.uint8], view: Callable[[Any], NDArray[Any]], shape: Sequence[int]) -> NDArray[np.uint8]:

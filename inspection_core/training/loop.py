@@ -26,6 +26,7 @@ from inspection_core.sweep import sweep
 from inspection_core.training.augment import Augment
 from inspection_core.training.config import Config
 from inspection_core.training.samples import Study, cut_block, cut_slice, draw, padded
+from inspection_core.training.stop import stop_between_steps
 
 CHECKPOINT = "checkpoint.pt"
 LOG = "log.csv"
@@ -74,6 +75,9 @@ class Run:
         )
         self.step = 0
         self.seconds = 0.0
+        self._losses: list[float] = []
+        """Since the last row of the log, which `_told` says the time and step of."""
+        self._told = (0.0, 0)
         self.steps = [max(1, round(stage.samples / training.batch)) for stage in training.stages]
         self._loss = DiceCELoss(
             include_background=False,
@@ -98,40 +102,58 @@ class Run:
             If the checkpoint is of another configuration.
         ModelError
             If the loss is no longer finite.
+        KeyboardInterrupt
+            If SIGINT or SIGTERM came: after the step at hand, which is in the checkpoint then.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         self._resume()
         tracked = get_track_meta()
         set_track_meta(False)  # MONAI's bookkeeping of affines takes longer than the changes
         try:
-            self._steps(studies, held_back, show)
+            with stop_between_steps() as asked:
+                self._steps(studies, held_back, show, asked)
         finally:
             set_track_meta(tracked)
 
-    def _steps(self, studies: Sequence[Study], held_back: Sequence[Study], show: Show) -> None:
+    def _steps(
+        self, studies: Sequence[Study], held_back: Sequence[Study], show: Show, asked: Callable[[], bool]
+    ) -> None:
         training, card = self.config.training, self.config.card
         augments = [Augment(self.config.augmentation, stage, card.channels) for stage in training.stages]
         ends = np.cumsum(self.steps)
-        marks = {round(self.total * k / 8) for k in range(1, 9)}
-        losses: list[float] = []
-        began = kept = time.monotonic()
-        last_seconds, last_step = self.seconds, self.step
+        kept = time.monotonic()
+        if self._losses:  # stopped between a step and its row in the log
+            self._tell(held_back)
+        began = time.monotonic()
         while self.step < self.total:
             stage = int(np.searchsorted(ends, self.step, side="right"))
-            losses.append(self._one_step(studies, augments[stage], stage))
+            self._losses.append(self._one_step(studies, augments[stage], stage))
             now = time.monotonic()
             self.seconds, began = self.seconds + now - began, now
-            if self.step in marks or self.step % 50 == 0:
-                dice = self.dice(held_back[: training.validate]) if self.step in marks and held_back else None
-                if not np.isfinite(losses[-1]):
-                    raise ModelError(f"The loss is {losses[-1]} at step {self.step}. Lower training.rate, start anew.")
-                speed = (self.step - last_step) * training.batch / max(self.seconds - last_seconds, 1e-9)
-                self._log(stage, float(np.mean(losses)), dice, speed)
-                began, losses, last_seconds, last_step = time.monotonic(), [], self.seconds, self.step
-            if time.monotonic() - kept > KEEP_EVERY or self.step == self.total:
+            if asked():
+                self._keep()
+                raise KeyboardInterrupt(f"after step {self.step} of {self.total} of fold {self.fold}, which is kept")
+            self._tell(held_back)
+            began = time.monotonic()
+            if began - kept > KEEP_EVERY or self.step == self.total:
                 self._keep()
                 kept = began = time.monotonic()
             show(f"fold {self.fold}", self.step, self.total)
+
+    def _tell(self, held_back: Sequence[Study]) -> None:
+        """Write a row of the log, where this step gets one: every fifty, and eight in a run with the Dice."""
+        training = self.config.training
+        marks = {round(self.total * k / 8) for k in range(1, 9)}
+        if self.step not in marks and self.step % 50:
+            return
+        if not np.isfinite(self._losses[-1]):
+            raise ModelError(f"The loss is {self._losses[-1]} at step {self.step}. Lower training.rate, start anew.")
+        dice = self.dice(held_back[: training.validate]) if self.step in marks and held_back else None
+        seconds, step = self._told
+        speed = (self.step - step) * training.batch / max(self.seconds - seconds, 1e-9)
+        stage = int(np.searchsorted(np.cumsum(self.steps), self.step - 1, side="right"))
+        self._log(stage, float(np.mean(self._losses)), dice, speed)
+        self._losses, self._told = [], (self.seconds, self.step)
 
     def _one_step(self, studies: Sequence[Study], augment: Augment, stage: int) -> float:
         training, preparation = self.config.training, self.config.card.preparation
@@ -192,6 +214,8 @@ class Run:
             "config": _mark(self.config),
             "step": self.step,
             "seconds": self.seconds,
+            "losses": self._losses,
+            "told": self._told,
             "network": self.network.state_dict(),
             "average": self.average.state_dict(),
             "optimiser": self.optimiser.state_dict(),
@@ -217,6 +241,7 @@ class Run:
         self.average.load_state_dict(state["average"])
         self.optimiser.load_state_dict(state["optimiser"])
         self.step, self.seconds = int(state["step"]), float(state["seconds"])
+        self._losses, self._told = list(state.get("losses", [])), state.get("told", (self.seconds, self.step))
 
     def _log(self, stage: int, loss: float, dice: float | None, speed: float) -> None:
         path = self.folder / LOG

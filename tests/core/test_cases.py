@@ -51,6 +51,27 @@ def test_one_file_a_channel_in_the_cards_order(tmp_path):
     assert np.array_equal(image.array, np.concatenate(written))
 
 
+def test_channels_on_another_grid_come_onto_that_of_the_first(tmp_path):
+    images, masks = folders(tmp_path)
+    for k in range(3):
+        scan(images / f"b_{k:04d}.nii.gz", value=k, spacing=(3.0, 1.0, 1.0 + 0.1 * (k == 2)))
+    scan(masks / "b.nii.gz", value=1)
+    image, _ = read_case(find_cases(tmp_path)[0], CHANNELS)
+    assert [float(c.max()) for c in image.array] == [0, 1, 2]
+    assert any(note.startswith("post is resampled to the grid of pre (linear)") for note in image.notes)
+
+
+def test_more_channels_than_the_model_takes_are_refused(tmp_path):
+    images, masks = folders(tmp_path)
+    for k in range(4):
+        scan(images / f"b_{k:04d}.nii.gz")
+    scan(masks / "b.nii.gz", value=1)
+    with pytest.raises(
+        ReadError, match=r"^b has _0003 too; expected the channels pre, FLAIR, post, numbered from 0000"
+    ):
+        read_case(find_cases(tmp_path)[0], CHANNELS)
+
+
 def test_a_scan_whose_name_ends_in_four_digits_is_no_channel_where_it_has_a_mask(tmp_path):
     images, masks = folders(tmp_path)
     scan(images / "case_0003.nii.gz")
@@ -102,7 +123,9 @@ def test_a_case_with_other_channels_is_refused(tmp_path):
     images, masks = folders(tmp_path)
     scan(images / "a.nii.gz", channels=2)
     scan(masks / "a.nii.gz", value=1)
-    with pytest.raises(ReadError, match=r"expected the channels pre, FLAIR, post\. Got 2"):
+    with pytest.raises(
+        ReadError, match=r"^a: expected the 3 channels pre, FLAIR, post\. Got 2 without names; give all 3"
+    ):
         read_case(find_cases(tmp_path)[0], CHANNELS)
 
 

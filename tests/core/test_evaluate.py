@@ -122,7 +122,7 @@ def test_good_images_alone_leave_figures_undefined(dataset, model):
 def test_no_image_can_be_measured(dataset, model):
     for path in dataset.glob("test/*/*.png"):
         path.write_bytes(b"nothing")
-    with pytest.raises(UsageError, match=r"None of the 5 images of .* could be measured\. The first: "):
+    with pytest.raises(ReadError, match=r"None of the 5 images of .* could be measured\. The first: "):
         evaluate(model, dataset)
 
 

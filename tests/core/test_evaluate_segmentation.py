@@ -9,10 +9,12 @@ import numpy as np
 import pandas as pd
 import PIL.Image
 import pytest
+from typer.testing import CliRunner
 
 from inspection_core.card import Calibration, FindingCalibration, Policy
+from inspection_core.cli import app
 from inspection_core.engine import Engine
-from inspection_core.errors import UsageError
+from inspection_core.errors import ReadError, UsageError
 from inspection_core.evaluate_segmentation import evaluate, table
 from inspection_core.io.results import dump
 
@@ -175,10 +177,39 @@ def test_one_bad_case_does_not_stop_the_rest(spoil, message, segmenter, tmp_path
         numbered(tmp_path / "data", f"case{seed}", *study(seed))
     spoil(tmp_path / "data")
     got = evaluate(segmenter(), tmp_path / "data", out=tmp_path / "out")
-    assert [r["case"] for r in got["cases"]] == ["case0", "case2"]
+    assert [(r["case"], r["status"]) for r in got["cases"]] == [
+        ("case0", "done"),
+        ("case1", "failed"),
+        ("case2", "done"),
+    ]
     (error,) = got["errors"]
     assert message in error["message"]
-    assert "1 cases could not be measured and count in no figure." in got["warnings"]
+    assert got["cases"][1]["error"] == error["message"]
+    assert (got["n_cases"], got["n_failed"]) == (2, 1)
+    assert got["dice_mean_failed_as_zero"] == pytest.approx(got["dice_mean"] * 2 / 3)
+    assert any(w.startswith("1 of 3 cases could not be measured and count in no figure") for w in got["warnings"])
+    listed = pd.read_csv(tmp_path / "out" / "evaluation.csv")
+    assert listed["status"].tolist() == ["done", "failed", "done"]
+    assert math.isnan(listed["dice"][1])
+
+
+def test_a_case_that_failed_fails_the_command_and_the_figures_of_the_rest_are_shown(segmenter, tmp_path):
+    for seed in range(3):
+        numbered(tmp_path / "data", f"case{seed}", *study(seed))
+    folder, report = segmenter().folder, tmp_path / "figures.json"
+    done = CliRunner().invoke(app, ["evaluate", str(folder), str(tmp_path / "data"), "--json", str(report)])
+    assert (done.exit_code, json.loads(report.read_text())["status"]) == (0, "ok")
+    (tmp_path / "data" / "images" / "case1_0001.nii.gz").unlink()
+    done = CliRunner().invoke(app, ["evaluate", str(folder), str(tmp_path / "data"), "--json", str(report)])
+    figures = json.loads(report.read_text())
+    assert (done.exit_code, figures["status"], figures["n_cases"]) == (1, "failed", 2)
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("inspection evaluate: ")]
+    assert "case1_0000.nii.gz: case1 lacks flair (_0001); expected the channels pre, flair, post" in line
+    assert "cases that failed, in no other figure" in done.stdout
+    for case in ("case0", "case2"):
+        (tmp_path / "data" / "images" / f"{case}_0002.nii.gz").write_bytes(b"no")
+    done = CliRunner().invoke(app, ["evaluate", str(folder), str(tmp_path / "data")])
+    assert (done.exit_code, "None of the 3 cases of" in done.stderr) == (1, True)
 
 
 def test_several_classes_in_the_reference(segmenter, tmp_path):
@@ -206,7 +237,7 @@ def test_a_figure_for_each_class(band, tmp_path):
     got = evaluate(model, tmp_path / "data")
     assert got["dice_by_class"] == {"core": 1, "rim": 1}
     write_nifti(tmp_path / "data" / "masks" / "a.nii.gz", xyz(half * 2))
-    with pytest.raises(UsageError, match="its mask holds class 4, and the model has the 2 classes core, rim"):
+    with pytest.raises(ReadError, match="its mask holds class 4, and the model has the 2 classes core, rim"):
         evaluate(model, tmp_path / "data")
 
 

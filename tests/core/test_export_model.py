@@ -180,8 +180,9 @@ def test_weights_that_name_other_files(model, looked_at, tmp_path):
         Engine("cpu").load(tmp_path / "m")
 
 
+@pytest.mark.parametrize("form", ["onnx", "torchscript"])
 @pytest.mark.parametrize(("maker", "view"), [(timm_unet, "slices"), (monai_unet, "volume")], ids=["timm", "monai"])
-def test_a_network_that_was_trained_is_written_with_its_weights(maker, view, band, scan, tmp_path):
+def test_a_network_that_was_trained_is_written_with_its_weights(maker, view, form, band, scan, tmp_path):
     """What is trained has weights that learn, which a tracer does not take for constants."""
     plain = Engine("cpu").load(band(view=view, tile=32, multiple=32)).card
     settings = {"members": 1} | ({"channels": (4, 8)} if view == "volume" else {})
@@ -189,9 +190,10 @@ def test_a_network_that_was_trained_is_written_with_its_weights(maker, view, ban
     card = replace(plain, architecture=name, parameters=settings)
     torch.manual_seed(0)
     weights.save(tmp_path / "own", card, stored([maker.build(card)]))
-    needs("onnx")
-    done = export(Engine("cpu").load(tmp_path / "own"), "onnx", tmp_path / "m", [scan])
+    needs(form)
+    done = export(Engine("cpu").load(tmp_path / "own"), form, tmp_path / "m", [scan])
     assert [row.agree for row in done.compared] == [True]
+    assert Engine("cpu").load(tmp_path / "m").card.architecture == form
 
 
 @pytest.mark.parametrize("view", ["slices", "volume"])

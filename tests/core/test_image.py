@@ -10,7 +10,7 @@ from hypothesis.extra import numpy as hnp
 
 from inspection_core.errors import GeometryError
 from inspection_core.geometry import Geometry
-from inspection_core.image import Image
+from inspection_core.image import Image, wrong_channels
 
 
 @given(
@@ -90,3 +90,53 @@ def test_errors(name):
     with pytest.raises(GeometryError) as caught:
         Image(array, Geometry.pixels((4, 5)), channels)
     assert str(caught.value).startswith(message)
+
+
+# name: (what the model takes, what the image has, as files, what is said)
+WRONG = {
+    "too few without names": (
+        ("pre", "FLAIR", "post"),
+        ("volume 1", "volume 2"),
+        True,
+        (
+            "expected the 3 channels pre, FLAIR, post. Got 2 without names; give all 3 in this order in one file, or "
+            "as files CASE_0000, _0001, _0002, or choose a model for such images."
+        ),
+    ),
+    "one missing": (
+        ("pre", "FLAIR"),
+        ("flair", "T2"),
+        False,
+        (
+            "expected the 2 channels pre, FLAIR. Got 2, flair, T2 (pre missing); give all 2 in this order in one file, "
+            "or choose a model for such images."
+        ),
+    ),
+    "too many": (
+        ("grey",),
+        ("red", "green", "blue"),
+        False,
+        "expected the channel grey. Got 3, red, green, blue; convert the image, or choose a model for such images.",
+    ),
+    "a lone picture": (
+        ("pre", "FLAIR", "post"),
+        ("red", "green", "blue"),
+        False,
+        (
+            "expected the 3 channels pre, FLAIR, post. Got 3, red, green, blue (pre, FLAIR, post missing); give the "
+            "slices of a study as CASE_1, CASE_2, ... in one folder, their colours the channels in this order, or"
+        ),
+    ),
+    "hundreds": (
+        ("grey",),
+        tuple("abcdefgh"),
+        False,
+        "expected the channel grey. Got 8, a, b, c, d, e, f, ...; convert",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_wrong_channels_are_said_with_what_to_do(name):
+    wanted, got, files, words = WRONG[name]
+    assert wrong_channels(wanted, got, files=files).startswith(words)

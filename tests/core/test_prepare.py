@@ -202,7 +202,7 @@ REFUSED = {
     "other channels": (
         image_of(np.zeros((2, 2), np.uint8), np.zeros((2, 2), np.uint8), channels=("a", "b")),
         card_of(),
-        r"^image: the model takes the channels \['grey'\]\. Got \['a', 'b'\]; convert the image, or choose a model",
+        r"^image: expected the channel grey\. Got 2, a, b; convert the image, or choose a model",
     ),
 }
 

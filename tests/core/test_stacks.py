@@ -10,8 +10,12 @@ from typer.testing import CliRunner
 
 from inspection_core.cases import find_cases, read_case
 from inspection_core.cli import app
+from inspection_core.engine import Engine
 from inspection_core.errors import ReadError, UsageError
+from inspection_core.export_model import export
 from inspection_core.inputs import list_inputs, open_input
+from inspection_core.screen import screen
+from inspection_core.session import Options
 from inspection_core.studies import stacks
 
 NAMES = ("pre", "flair", "post")
@@ -61,7 +65,10 @@ def test_one_slice_twice_is_refused(tmp_path):
 
 # name: (slices, message)
 BAD = {
-    "grey": (planes(3, (16, 20)), r"takes the channels pre, flair, post, as the colours .* Got 1 \(grey\)"),
+    "grey": (
+        planes(3, (16, 20)),
+        r"expected the 3 channels pre, flair, post\. Got 1 without a name; give all 3",
+    ),
     "sizes differ": ([*planes(2), *planes(1, (8, 20, 3))], r"slices of a study have one size, \(3, 16, 20\)\. Got"),
 }
 
@@ -96,6 +103,35 @@ def test_predict_on_a_folder_of_slices(tmp_path, band):
     assert found["findings"][0]["size"] == pytest.approx(3 * 5 * 7, abs=60)
     assert found["findings"][0]["calibrated"] is False
     assert (tmp_path / "out" / "A" / "overlay.png").is_file()
+
+
+def test_a_folder_of_slices_is_screened_study_by_study(tmp_path, band):
+    some = planes(5)
+    some[2][4:9, 5:12, 1] = 250
+    write(tmp_path / "in", "A", some)
+    write(tmp_path / "in" / "deep", "B", planes(2))
+    write(tmp_path / "in", "C", planes(2))
+    PIL.Image.fromarray(planes(1)[0]).save(tmp_path / "in" / "C_02.png")
+    PIL.Image.fromarray(planes(1)[0]).save(tmp_path / "in" / "photo.png")
+    folder = band(channels=NAMES, view="slices", window=(0.0, 255.0), bands=((0.6, 2.0),), parameters={"channel": 1})
+    model = Engine("cpu").load(folder)
+    done = screen(tmp_path / "in", model, tmp_path / "run", options=Options(("masks",)))
+    rows = {row.path: row for row in done.rows}
+    assert {name: row.status for name, row in rows.items()} == {
+        "A": "done", "deep/B": "done", "C": "failed", "photo.png": "failed",
+    }  # fmt: skip
+    assert (rows["A"].verdict, rows["A"].n_findings, rows["deep/B"].n_findings) == ("NG", 1, 0)
+    assert "two pictures of slice 2" in rows["C"].error
+    assert "give the slices of a study as CASE_1, CASE_2, ... in one folder" in rows["photo.png"].error
+    assert (tmp_path / "run" / "masks" / "A.nii.gz").is_file()
+    assert screen(tmp_path / "in", model, tmp_path / "run", options=Options(("masks",))).new <= 2  # what failed, again
+
+
+def test_an_export_is_compared_on_slices_as_on_any_study(tmp_path, band):
+    write(tmp_path / "in", "A", planes(3))
+    folder = band(channels=NAMES, view="slices", window=(0.0, 255.0), bands=((0.6, 2.0),), parameters={"channel": 1})
+    done = export(Engine("cpu").load(folder), "torchscript", tmp_path / "m", [tmp_path / "in"])
+    assert [row.agree for row in done.compared] == [True]
 
 
 def test_cases_without_masks_are_listed_where_asked(tmp_path):

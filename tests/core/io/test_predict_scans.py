@@ -288,8 +288,8 @@ def test_a_missing_channel_is_refused_by_name(dicom, band, tmp_path):
     dicom.write_series(tmp_path / "series", bright())
     code, _, said = run(tmp_path, "-m", folder, "-o", tmp_path / "out")
     assert code == 1
-    assert "p lacks FLAIR (p_0001.nii.gz); the model takes T1, FLAIR, T1c." in said
-    assert "(T1, FLAIR, T1c missing)" in said
+    assert "p lacks FLAIR (p_0001.nii.gz); the model takes T1, FLAIR, T1c, numbered from 0000 in this order." in said
+    assert "four.nii.gz: expected the 3 channels T1, FLAIR, T1c. Got 4 without names; give all 3" in said
     assert "T1 is missing. There is no sequence that is recognised." in said
     nifti(tmp_path / "p_0001.nii.gz")
     code, shown, _ = run(tmp_path / "p_0000.nii.gz", "-m", folder, "-o", tmp_path / "out")

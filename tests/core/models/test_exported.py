@@ -1,6 +1,7 @@
 """Networks that come as files of their own: what runs, and what is refused in one line."""
 
 import builtins
+import warnings
 import zipfile
 from dataclasses import replace
 
@@ -203,6 +204,15 @@ PROGRAMS = {
         "uses torch.from_file",
     ),
     "writes a file": ("def forward(self, x):\n  ops.aten.save(x, 'y')\n", "uses ops.aten.save"),
+    "a file, by a longer name": (
+        "def forward(self, x):\n  return torch.from_file.default(x)\n",
+        "torch.from_file.default",
+    ),
+    "a family whole": ("def forward(self, x):\n  y = ops.prim\n  return y.rpc_sync(x)\n", "uses ops.prim,"),
+    "all families": ("def forward(self, x):\n  y = ops\n  return y.prim.rpc_sync(x)\n", "uses ops,"),
+    "another machine": ("def forward(self, x):\n  return ops.prim.rpc_sync(x)\n", "uses ops.prim.rpc_sync"),
+    "Python": ("def forward(self, x):\n  return ops.prim.PythonOp(x)\n", "uses ops.prim.PythonOp"),
+    "more than is allowed": ("def forward(self, x):\n  return ops.prim.abs.x(x)\n", "uses ops.prim.abs.x"),
     "an operator of its own": ("def forward(self, x):\n  return ops.evil.run(x)\n", "uses ops.evil.run"),
     "a class of its own": (
         "def forward(self, x: __torch__.torch.classes.evil.X):\n  return x\n",
@@ -218,6 +228,33 @@ def test_programs_that_do_more_than_compute(tmp_path, code, message):
         archive.writestr("net/code/__torch__.py", code)
     with pytest.raises(ModelError, match=message):
         runtimes.check_torchscript((tmp_path / "net.ts").read_bytes(), tmp_path / "net.ts")
+
+
+class Questions(torch.nn.Module):
+    """A network whose program asks for shapes, kinds and places, as scripted ones and those of timm do."""
+
+    def __init__(self):
+        super().__init__()
+        self.net = torch.nn.Conv2d(1, 3, 3, padding=1)
+
+    def forward(self, x):
+        if min(x.shape[2:]) < 2 or x.is_cuda or abs(x.shape[0]) < max(1, x.dim() - 4):
+            raise RuntimeError("no")
+        return self.net(x.to(x.device, x.dtype))
+
+
+@pytest.mark.parametrize("way", ["scripted", "traced"])
+def test_programs_that_ask_for_shapes_are_taken(tmp_path, way):
+    network = Questions().eval()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        made = torch.jit.script(network) if way == "scripted" else torch.jit.trace(network, torch.zeros(1, 1, 8, 8))
+        made.save(str(tmp_path / "net.ts"))
+    card = make(tmp_path / "m", card_of("slices", overlap=0.5), tmp_path / "net.ts")
+    batch = torch.rand(1, 1, 16, 24)
+    with torch.inference_mode():
+        given = load_predictor(tmp_path / "m", card, CPU)(batch)
+        assert torch.allclose(given, network(batch).softmax(dim=1), atol=1e-6)
 
 
 def test_an_openvino_model_of_one_file(networks, tmp_path):

@@ -1,6 +1,7 @@
 """From a configuration to a model that predicts: cross-fitted slices, and volumes with patients held back."""
 
 import json
+import signal
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from inspection_core.geometry import Geometry
 from inspection_core.image import Image
 from inspection_core.infer import predict
 from inspection_core.io.nifti import write_nifti
+from inspection_core.training.loop import Run
 from inspection_core.training.run import RUNS
 
 SLICES = """
@@ -139,6 +141,25 @@ def test_training_again_changes_nothing(slices):
     before = ModelCard.load(place / "model").weights_sha256
     train(place / "c.toml", "--out", place / "model")
     assert ModelCard.load(place / "model").weights_sha256 == before
+
+
+def test_a_stop_says_what_is_kept_and_costs_nothing(slices, tmp_path, monkeypatch):
+    place, _ = slices
+    (tmp_path / "c.toml").write_text(SLICES.replace('root = "data"', f'root = "{place}/data"'))
+    step = Run._one_step
+
+    def stopped(self, *arguments):
+        signal.raise_signal(signal.SIGTERM)
+        return step(self, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Run, "_one_step", stopped)
+        done = CliRunner().invoke(app, ["train", str(tmp_path / "c.toml"), "--out", str(tmp_path / "m")])
+    assert done.exit_code == 130
+    kept = "stopped after step 1 of 4 of fold 0, which is kept. Run the same command again to go on."
+    assert kept in " ".join(done.stderr.split())
+    train(tmp_path / "c.toml", "--out", tmp_path / "m")
+    assert ModelCard.load(tmp_path / "m").weights_sha256 == ModelCard.load(place / "model").weights_sha256
 
 
 def test_volumes_are_trained_with_patients_held_back(tmp_path):

@@ -1,6 +1,8 @@
 """Training: the same seed gives the same network, a stop costs nothing, and what cannot be trained is refused."""
 
 import dataclasses
+import signal
+import threading
 
 import numpy as np
 import pytest
@@ -14,6 +16,7 @@ from inspection_core.training import loop
 from inspection_core.training.augment import Augment
 from inspection_core.training.config import Augmentation, Config, Data, Optimisation, Stage, changed, read_config
 from inspection_core.training.samples import Study, cut_block, cut_slice, draw, folds
+from inspection_core.training.stop import stop_between_steps
 
 CPU = Device("cpu")
 CHANNELS = ("pre", "FLAIR")
@@ -85,6 +88,47 @@ def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(whole, tmp_path, m
     assert torch.equal(weights_of(whole), weights_of(resumed))
     steps = [line.split(",")[0] for line in (tmp_path / loop.LOG).read_text().splitlines()[1:]]
     assert steps == [str(k) for k in range(1, 9)]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["SIGINT", "SIGTERM"])
+def test_a_signal_is_heeded_after_the_step_at_hand_which_is_kept(whole, tmp_path, number):
+    """Long before a checkpoint would be due, at a step whose row in the log is not written yet."""
+
+    def ask(_, step, __):
+        if step == 2:
+            signal.raise_signal(number)
+
+    before = signal.getsignal(number)
+    with pytest.raises(KeyboardInterrupt, match="after step 3 of 8 of fold 0, which is kept"):
+        run(tmp_path).train([study()], [study("b", seed=1)], ask)
+    assert signal.getsignal(number) is before
+    resumed = run(tmp_path)
+    resumed.train([study()], [study("b", seed=1)], lambda *_: None)
+    assert torch.equal(weights_of(whole), weights_of(resumed))
+    columns = [row.split(",")[:6] for row in (tmp_path / loop.LOG).read_text().splitlines()]
+    assert columns == [row.split(",")[:6] for row in (whole.folder / loop.LOG).read_text().splitlines()]
+
+
+def test_a_second_signal_stops_at_once():
+    with stop_between_steps() as asked:
+        assert not asked()
+        signal.raise_signal(signal.SIGTERM)
+        assert asked()
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGTERM)
+
+
+def test_a_thread_of_its_own_takes_no_signals():
+    said = []
+
+    def work():
+        with stop_between_steps() as asked:
+            said.append(asked())
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert said == [False]
 
 
 def test_the_log_tells_the_learning_curve(whole):
