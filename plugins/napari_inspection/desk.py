@@ -19,7 +19,7 @@ from inspection_core.findings import find_numbered
 from inspection_core.prediction import Finding
 from inspection_core.review import Action, Correction, Mark
 from napari_inspection import layers
-from napari_inspection.keep import Opened
+from napari_inspection.keep import Opened, scale_of
 
 COLOURS = {"open": "#e69f00", "accepted": "#009e73", "rejected": "#00000000", "selected": "#f0e442"}
 """Of findings, by status: Okabe and Ito's, told apart with every kind of colour vision."""
@@ -73,7 +73,7 @@ class Desk(QObject):
         from napari.layers import Layer
 
         case, prediction = self.case, self.review.prediction
-        self.score = viewer.add_layer(Layer.create(*layers.score_layer(case, prediction)))
+        self.score = viewer.add_layer(Layer.create(*layers.score_layer(case, prediction, scale_of(self.folder))))
         self.labels = viewer.add_layer(Layer.create(*layers.labels_layer(case, self.canvas)))
         self.texts = viewer.add_layer(Layer.create(*layers.texts_layer(case, *self._texts())))
         self.labels.events.paint.connect(self.on_paint)
@@ -83,13 +83,14 @@ class Desk(QObject):
         self._colour()
         viewer.layers.selection.active = self.labels
 
-    def leave(self, viewer: Any) -> None:
-        """Take the layers away, and let go of the files."""
+    @property
+    def shown(self) -> tuple[Any, ...]:
+        """Its layers."""
+        return tuple(layer for layer in (self.score, self.labels, self.texts) if layer is not None)
+
+    def leave(self) -> None:
+        """Let go of the files, once the layers are gone."""
         self._calm.stop()
-        with viewer.layers.batched_update():  # napari tidies up once and not after each layer
-            for layer in (self.score, self.labels, self.texts):
-                if layer in viewer.layers:
-                    viewer.layers.remove(layer)
         self.store.close()
 
     # Findings --------------------------------------------------------------------------------------------------------

@@ -225,10 +225,13 @@ def image_layers(case: Case) -> list[LayerData]:
     return layers
 
 
-def score_layer(case: Case, prediction: Prediction) -> LayerData:
-    """Return the score map with a perceptual colour map; black, the lowest score, hides nothing of the image."""
+def score_layer(case: Case, prediction: Prediction, scale: tuple[float, float] | None = None) -> LayerData:
+    """Return the score map with a perceptual colour map; black, the lowest score, hides nothing of the image.
+
+    On the model's `scale` a calm image looks calm; without one, the map's own range is stretched.
+    """
     score = case.frame.show(prediction.score)
-    low, high = float(score.min()), float(score.max())
+    low, high = scale or (float(score.min()), float(score.max()))
     meta = {
         **case.frame.kwargs(),
         "name": "score",
@@ -240,6 +243,11 @@ def score_layer(case: Case, prediction: Prediction) -> LayerData:
         "visible": False,
     }
     return score, meta, "image"
+
+
+def is_image(layer: Any, case: Case) -> bool:
+    """Say whether a layer shows the image of a case, or one of its channels, and not what was made of it."""
+    return type(layer).__name__ == "Image" and layer.metadata.get(KEY) is case and layer.name != "score"
 
 
 def labels_layer(case: Case, regions: NDArray[Any]) -> LayerData:

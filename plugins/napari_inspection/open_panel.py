@@ -228,6 +228,7 @@ class OpenPanel(QWidget):
         session.ran.connect(self._on_result)
         session.screened.connect(self._on_screened)
         session.changed.connect(self._on_change)
+        session.reviewing.connect(self._on_desk)
         self._show_counts()
 
     def ask_file(self) -> None:
@@ -304,10 +305,13 @@ class OpenPanel(QWidget):
         self.table.setColumnHidden(2, False)
         self.table.setColumnHidden(3, False)
         self._speak(wording)
-        places = {Path(item.label).absolute().as_posix(): at for at, item in enumerate(self.model.items)}
+        places = {files.label_of(item.label): at for at, item in enumerate(self.model.items)}
         for label, result in rows.items():
             if label in places:
                 self.model.results[places[label]] = result
+                kept = self.session.results.get(label)
+                if kept is not None and kept.corrected:
+                    self.model.corrected.add(places[label])
         self.model.show_results()
         self._show_counts()
 
@@ -316,6 +320,10 @@ class OpenPanel(QWidget):
         if at is not None:
             self.model.mark_corrected(at)
             self._show_counts()
+
+    def _on_desk(self, desk: Any) -> None:
+        if desk is not None and desk.review.log:
+            self._on_change(desk)
 
     def _speak(self, wording: Mapping[str, str]) -> None:
         """Call verdicts what the trade calls them, in the list and in the filter."""

@@ -170,6 +170,7 @@ class MessageBar(QFrame):
     def _clear(self) -> None:
         while self._row.count():
             item = self._row.takeAt(0)
-            if item is not None and item.widget() is not None:
-                item.widget().setParent(None)
-                item.widget().deleteLater()
+            widget = item.widget() if item is not None else None
+            if widget is not None:
+                widget.setParent(None)
+                widget.deleteLater()
