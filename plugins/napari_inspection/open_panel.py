@@ -21,7 +21,7 @@ from qtpy.QtWidgets import (
 from napari_inspection import engines, files
 from napari_inspection.session import Session
 from napari_inspection.thumbnails import Thumbnails
-from napari_inspection.widgets import button, row, text
+from napari_inspection.widgets import ARROW_ABOVE, button, row, text
 
 if TYPE_CHECKING:
     from inspection_core.inputs import Input, Listing
@@ -174,6 +174,8 @@ class OpenPanel(QWidget):
         for column, width in enumerate((SIDE + 8, 110, 64, 52)):
             header.resizeSection(column, width)
         header.setSectionResizeMode(4, QHeaderView.ResizeMode.Stretch)
+        header.setStyleSheet(ARROW_ABOVE)
+        header.setMinimumHeight(30)
         self.table.setAccessibleName("What was found")
         self.table.setToolTip("Double click or Enter shows a row; a click on a title sorts")
         self.table.doubleClicked.connect(lambda index: self.open_row(index.row()))
@@ -280,10 +282,18 @@ class OpenPanel(QWidget):
     def _on_listing(self, listing: Listing) -> None:
         self.model.fill(listing)
         self.table.setColumnHidden(0, not listing.inputs)
+        plain = all(item.kind == "picture" for item in listing.inputs) and not listing.refused
+        self._show_kinds(not plain)
         several = len(listing.inputs) > 1
         self.table.setColumnHidden(2, not several and not self.model.refused)
         self.table.setColumnHidden(3, not several)
         self._show_counts()
+
+    def _show_kinds(self, on: bool) -> None:
+        """Show what each row is, or, where all are pictures, give the room to their names."""
+        self.table.setColumnHidden(4, not on)
+        modes = QHeaderView.ResizeMode
+        self.table.horizontalHeader().setSectionResizeMode(1, modes.Interactive if on else modes.Stretch)
 
     def _on_result(self, ran: Predicted) -> None:
         case, prediction = ran.case, ran.prediction
@@ -312,6 +322,8 @@ class OpenPanel(QWidget):
                 kept = self.session.results.get(label)
                 if kept is not None and kept.corrected:
                     self.model.corrected.add(places[label])
+        if any(result.error for result in rows.values()):
+            self._show_kinds(True)
         self.model.show_results()
         self._show_counts()
 
