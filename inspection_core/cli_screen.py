@@ -32,7 +32,7 @@ RunFormats = Annotated[
     str,
     typer.Option(
         "--format",
-        help="Besides CSV and Parquet, with commas: jsonl, coco, masks, and those of predict, one folder an input.",
+        help="Besides CSV and Parquet, with commas: jsonl, coco, masks, reviews, and those of predict, a folder each.",
     ),
 ]
 KeptPictures = Annotated[

@@ -24,6 +24,7 @@ from inspection_core.io.identity import content, fingerprint
 from inspection_core.io.nifti import write_nifti
 from inspection_core.io.raster import write_mask_png
 from inspection_core.io.results import coco_json, finding_json, utf8
+from inspection_core.io.review_store import write_prediction_archive
 from inspection_core.io.store import Known, Row
 from inspection_core.pictures import PICTURES, Kept, Pictures
 from inspection_core.pipeline import Finished, Stages
@@ -42,7 +43,8 @@ SUSPECT = 2
 FATAL = 3
 """Deaths with an input by itself after which it is given up."""
 
-RESULTS, MASKS = "results", "masks"
+RESULTS, MASKS, REVIEWS = "results", "masks", "reviews"
+"""Folders of a run that hold something of each input under its name; also what the last two are called as formats."""
 TABLES = ("jsonl", "coco")
 """Formats of a whole run that need something of each input."""
 
@@ -133,7 +135,8 @@ class Inspector:
     source
         Folder that is screened; where it is gone, the run stops.
     formats
-        Of what is written beside the tables: ``"masks"``, ``"coco"``, and what `inspection_core.export` knows.
+        Of what is written beside the tables: ``"masks"``, ``"reviews"`` (all that a review begins with), ``"coco"``,
+        and what `inspection_core.export` knows.
     kept
         Of which images pictures for the report are written.
     choices
@@ -157,8 +160,9 @@ class Inspector:
         self.run = run
         self.source = source
         self.masks = MASKS in formats
+        self.reviews = REVIEWS in formats
         self.coco = "coco" in formats
-        self.exported = tuple(f for f in formats if f not in (*TABLES, MASKS))
+        self.exported = tuple(f for f in formats if f not in (*TABLES, MASKS, REVIEWS))
         self.pictures = Pictures(run / PICTURES, model.card, kept)
         self.choices = choices or Choices()
         self.moves = moves or Moves()
@@ -258,6 +262,8 @@ class Inspector:
             notes = write_results(job).notes
         if self.masks:
             _write_mask(self.run / MASKS / name, job)
+        if self.reviews:
+            write_prediction_archive(self.run / REVIEWS / name, prediction, card.classes)
         details: dict[str, Any] = {
             "findings": [finding_json(f) for f in prediction.findings],
             "warnings": [w for w in (*prediction.warnings, *notes) if w not in self._common],
@@ -324,7 +330,7 @@ def files_of(item: Input) -> tuple[Path, ...]:
 
 def move_files(run: Path, old: str, new: str) -> None:
     """Give the files of a moved input its new name."""
-    for place in (RESULTS, MASKS):
+    for place in (RESULTS, MASKS, REVIEWS):
         for was, now in ((run / place / old, run / place / new), *_mask_names(run / place, old, new)):
             if was.exists() and not now.exists():
                 now.parent.mkdir(parents=True, exist_ok=True)

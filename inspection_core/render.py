@@ -33,6 +33,8 @@ from inspection_core.prediction import RESEARCH_USE, Finding, Prediction
 
 MAX_SIDE = 640
 CROP_SIZE = 160
+TOP = 0.9
+"""Highest begin of a scale of probabilities, so that their last steps can still be told apart."""
 OPACITY = 0.62
 """Of the overlay where the score reaches the top of its scale; the part under it stays visible."""
 
@@ -58,9 +60,11 @@ def score_scale(card: ModelCard) -> tuple[float, float]:
     """Return the pixel scores at which an overlay begins and saturates, the same for every image of a model.
 
     With calibration, it begins where a good image's pixels end but for one in a thousand, and the highest pixel of any
-    good image lies a third up. Without, it runs from the card's lower cut to a score of 1.
+    good image lies a third up. Without, it runs from the card's lower cut to a score of 1, where a probability ends.
     """
     calibration = card.calibration
+    if card.task == "segmentation":
+        return min(card.policy.low, TOP), 1.0
     if calibration.peaks and calibration.peaks[-1] > calibration.pixel_low:
         return calibration.pixel_low, calibration.pixel_low + 3 * (calibration.peaks[-1] - calibration.pixel_low)
     low = card.policy.low

@@ -17,7 +17,18 @@ from inspection_core.card import ModelCard
 from inspection_core.engine import LoadedModel, Model
 from inspection_core.errors import UsageError
 from inspection_core.inputs import Choices, Input, list_inputs, list_scans
-from inspection_core.inspector import MASKS, RESULTS, TABLES, Inspector, Moves, Task, Touched, files_of, move_files
+from inspection_core.inspector import (
+    MASKS,
+    RESULTS,
+    REVIEWS,
+    TABLES,
+    Inspector,
+    Moves,
+    Task,
+    Touched,
+    files_of,
+    move_files,
+)
 from inspection_core.io.identity import fingerprint
 from inspection_core.io.raster import RASTER_SUFFIXES, list_images
 from inspection_core.io.results import utf8
@@ -42,7 +53,7 @@ class Options:
     choices: Choices = field(default_factory=Choices)
 
     def __post_init__(self) -> None:
-        known = ("csv", "parquet", *TABLES, MASKS, *export.FORMATS)
+        known = ("csv", "parquet", *TABLES, MASKS, REVIEWS, *export.FORMATS)
         if unknown := sorted(set(self.formats) - set(known)):
             raise UsageError(f"Formats are {', '.join(known)}. Got {unknown[0]!r}.")
         if self.pictures not in (None, "all", "flagged", "none"):
@@ -123,7 +134,8 @@ def list_folder(
     """
     if paths is not None:
         return _list_paths(source, [Path(p).absolute() for p in paths], card, options)
-    own = [run.absolute() / place for place in (PICTURES, RESULTS, MASKS)]  # a run may lie in the folder it screens
+    # A run may lie in the folder it screens.
+    own = [run.absolute() / place for place in (PICTURES, RESULTS, MASKS, REVIEWS)]
     locked: list[Path] = []
     pictures = [
         os.path.relpath(path, source)

@@ -21,7 +21,7 @@ import numpy as np
 
 from inspection_core import pipeline
 from inspection_core.engine import Model, width
-from inspection_core.inspector import MASKS, RESULTS, Task, Touched
+from inspection_core.inspector import MASKS, RESULTS, REVIEWS, Task, Touched
 from inspection_core.io.identity import UNREADABLE, fingerprint
 from inspection_core.io.raster import RASTER_SUFFIXES, list_images
 from inspection_core.io.store import Row
@@ -307,7 +307,7 @@ def watch(
     with session(folder, run, model, options or Options(pictures="flagged")) as work:
         store = work.store
         marks = {path: known.fingerprint for path, known in store.known().items() if known.settled}
-        skip = [run.absolute() / place for place in (PICTURES, RESULTS, MASKS)]
+        skip = [run.absolute() / place for place in (PICTURES, RESULTS, MASKS, REVIEWS)]
         arrivals = Arrivals(
             folder,
             skip,

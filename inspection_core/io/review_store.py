@@ -178,7 +178,7 @@ def read_prediction_archive(folder: Path) -> tuple[Prediction, tuple[str, ...]]:
             facts = json.loads(kept["facts"].tobytes().decode())
             mask: NDArray[np.uint8] = kept["mask"]
             score: NDArray[np.float16] = kept["score"]
-    except (OSError, ValueError, KeyError, zlib.error, zipfile.BadZipFile) as error:
+    except (OSError, EOFError, ValueError, KeyError, zlib.error, zipfile.BadZipFile) as error:
         raise ReadError(
             "The kept prediction of this review is missing or damaged; run the model again to begin anew."
         ) from error

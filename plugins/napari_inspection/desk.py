@@ -19,14 +19,18 @@ from inspection_core.findings import find_numbered
 from inspection_core.prediction import Finding
 from inspection_core.review import Action, Correction, Mark
 from napari_inspection import layers
-from napari_inspection.keep import Opened
+from napari_inspection.keep import Opened, scale_of
 
 COLOURS = {"open": "#e69f00", "accepted": "#009e73", "rejected": "#00000000", "selected": "#f0e442"}
 """Of findings, by status: Okabe and Ito's, told apart with every kind of colour vision."""
+SELECTED_ON_BRIGHT = "#000000"
+"""Of the selected finding where the image is bright: yellow is not seen on white."""
 CLASS_COLOURS = ("#e69f00", "#56b4e9", "#009e73", "#0072b2", "#d55e00", "#cc79a7")
 """Of classes or findings; yellow is left to the selected one."""
 CALM = 150
 """Milliseconds after the last stroke before figures and texts follow: a large finding takes longer than its stroke."""
+HEADROOM = 0.05
+"""Of an image's height, that a text keeps from its upper edge."""
 TEXTS = 300
 """Findings up to which each has its text in the picture."""
 
@@ -64,6 +68,12 @@ class Desk(QObject):
         self._calm.setInterval(CALM)
         self._calm.timeout.connect(self.settle)
         self._stale: set[int] = set()
+        self._camera: Any = None
+        self._still = QTimer(self)
+        self._still.setSingleShot(True)
+        self._still.setInterval(CALM)
+        self._still.timeout.connect(self.outline)
+        self.filled = False
         self._measure_all({n for entry in self.review.log for n in entry.findings})
 
     # Layers ----------------------------------------------------------------------------------------------------------
@@ -73,23 +83,29 @@ class Desk(QObject):
         from napari.layers import Layer
 
         case, prediction = self.case, self.review.prediction
-        self.score = viewer.add_layer(Layer.create(*layers.score_layer(case, prediction)))
+        self.score = viewer.add_layer(Layer.create(*layers.score_layer(case, prediction, scale_of(self.folder))))
         self.labels = viewer.add_layer(Layer.create(*layers.labels_layer(case, self.canvas)))
         self.texts = viewer.add_layer(Layer.create(*layers.texts_layer(case, *self._texts())))
         self.labels.events.paint.connect(self.on_paint)
         self.labels.undo, self.labels.redo = self.undo, self.redo
-        self.labels.contour = 1
+        self._camera = viewer.scene.camera
+        self._camera.events.zoom.connect(self._zoomed)
+        self.outline()
         self.labels.brush_size = 6
         self._colour()
         viewer.layers.selection.active = self.labels
 
-    def leave(self, viewer: Any) -> None:
-        """Take the layers away, and let go of the files."""
+    @property
+    def shown(self) -> tuple[Any, ...]:
+        """Its layers."""
+        return tuple(layer for layer in (self.score, self.labels, self.texts) if layer is not None)
+
+    def leave(self) -> None:
+        """Let go of the files, once the layers are gone."""
         self._calm.stop()
-        with viewer.layers.batched_update():  # napari tidies up once and not after each layer
-            for layer in (self.score, self.labels, self.texts):
-                if layer in viewer.layers:
-                    viewer.layers.remove(layer)
+        self._still.stop()
+        if self._camera is not None:
+            self._camera.events.zoom.disconnect(self._zoomed)
         self.store.close()
 
     # Findings --------------------------------------------------------------------------------------------------------
@@ -312,13 +328,23 @@ class Desk(QObject):
             elif mark.status != "open":
                 colours[number] = COLOURS[mark.status]
         if self.selection:
-            colours[self.selection] = COLOURS["selected"]
+            colours[self.selection] = SELECTED_ON_BRIGHT if layers.is_bright(self.case) else COLOURS["selected"]
         self.labels.colormap = DirectLabelColormap(color_dict=colours)
 
     def recolour(self, by: str) -> None:
         """Colour findings by ``status``, ``class`` or ``finding``."""
         self.colour_by = by
         self._colour()
+
+    def outline(self) -> None:
+        """Draw findings as outlines that are as wide on the screen at every zoom, or fill them."""
+        if self.labels is not None:
+            width = 0 if self.filled else layers.outline_width(float(self._camera.zoom), self.case.frame)
+            if self.labels.contour != width:
+                self.labels.contour = width
+
+    def _zoomed(self, event: Any = None) -> None:
+        self._still.start()
 
     def _texts(self) -> tuple[NDArray[np.float64], list[str]]:
         marks = self.marks
@@ -332,11 +358,12 @@ class Desk(QObject):
         return places, words
 
     def _beside(self, finding: Finding) -> NDArray[np.float64]:
-        """Return the index of the upper right corner of a finding as shown, in its middle slice."""
+        """Return the index above the upper left corner of a finding as shown, in its middle slice and in the image."""
         frame = self.case.frame
         ends = frame.to_shown(np.stack([np.array(finding.start, float), np.array(finding.stop, float) - 1]))
         corner = frame.to_shown(np.array(finding.centroid_index))
-        corner[-2], corner[-1] = ends[:, -2].min() - 1, ends[:, -1].max() + 1
+        corner[-2] = max(ends[:, -2].min() - 1, HEADROOM * frame.shown.shape[-2])
+        corner[-1] = ends[:, -1].min()
         return frame.from_shown(corner)
 
     def _refresh_texts(self) -> None:

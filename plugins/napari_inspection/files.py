@@ -95,6 +95,13 @@ def title(item: Input) -> str:
     return f"{item.volume.file.modality} series {number if number is not None else item.name}"
 
 
+def label_of(label: str | Path) -> str:
+    """Return what results of an input are kept under: its absolute path, with the short id of a series behind it."""
+    from inspection_core.io.results import utf8
+
+    return utf8(Path(label).absolute().as_posix())
+
+
 def where(item: Input) -> str:
     """Return the folder of an input below what the user gave, or an empty text."""
     folder = item.files[0] if item.kind == "dicom" else item.files[0].parent

@@ -10,6 +10,7 @@ from qtpy.QtGui import QColor, QPixmap
 from qtpy.QtWidgets import QAbstractItemView, QHeaderView, QTableView
 
 from napari_inspection.desk import COLOURS, Desk
+from napari_inspection.widgets import ARROW_ABOVE
 
 SORT = int(Qt.ItemDataRole.UserRole)
 FILTERS = ("all", "to do", "accepted", "rejected", "changed")
@@ -195,6 +196,7 @@ class FindingsTable(QTableView):
         self.verticalHeader().setDefaultSectionSize(24)
         for column, width in enumerate((30, 52, 80, 48, 62, 40, 40)):
             self.horizontalHeader().resizeSection(column, width)
+        self.horizontalHeader().setStyleSheet(ARROW_ABOVE)
         self.horizontalHeader().setSectionResizeMode(1, QHeaderView.ResizeMode.Stretch)
 
     def selected(self) -> list[int]:
@@ -233,5 +235,7 @@ def size(value: float, unit: str) -> str:
     """Return a size for people: millilitres for what is large."""
     if unit == "mm3" and value >= 1000:
         return f"{value / 1000:.{DIGITS}g} ml"
+    if unit in ("px", "vox") and value >= 10_000:
+        return f"{value / 1000:.0f}k {unit}"
     words = {"mm3": "mm³", "mm2": "mm²", "px": "px", "vox": "vox"}
     return f"{value:.{DIGITS}g} {words.get(unit, unit)}" if value < 1000 else f"{value:.0f} {words.get(unit, unit)}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,17 +11,22 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from inspection_core.card import CARD_NAME
-from inspection_core.errors import ReadError
-from inspection_core.io.atomic import write_text
+from inspection_core.card import CARD_NAME, ModelCard
+from inspection_core.errors import ModelError, ReadError, UsageError
+from inspection_core.io.atomic import atomic_path, write_text
 from inspection_core.prediction import Prediction
 from napari_inspection import engines, store
 from napari_inspection.layers import Case, make_case
 
 if TYPE_CHECKING:
+    from filelock import FileLock
+
     from inspection_core.inputs import Input, Listing
     from inspection_core.io.review_store import ReviewStore
     from inspection_core.review import Review
+
+CORRECTED = "corrected"
+"""Lies beside a kept prediction that a person corrected."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,6 +41,37 @@ class Predicted:
     task: str
 
 
+@dataclass(frozen=True)
+class Screened:
+    """What a screening keeps of one input.
+
+    Parameters
+    ----------
+    archive
+        Folder with the whole prediction.
+    fingerprint
+        Of the input's files as they were then; see `inspection_core.io.identity`.
+    card
+        Of the model.
+    """
+
+    archive: Path
+    fingerprint: str
+    card: ModelCard
+
+    @property
+    def corrected(self) -> bool:
+        """Whether a person corrected it."""
+        return (self.archive / CORRECTED).is_file()
+
+    def note(self, corrected: bool) -> None:
+        """Keep whether a person corrected it, for the list."""
+        if corrected and self.archive.is_dir():
+            (self.archive / CORRECTED).touch()
+        elif not corrected:
+            (self.archive / CORRECTED).unlink(missing_ok=True)
+
+
 @dataclass(frozen=True, eq=False)
 class Opened:
     """A review that is open: its log so far is in `review`, and what follows goes to `store`."""
@@ -44,6 +81,8 @@ class Opened:
     store: ReviewStore
     folder: Path
     reviewer: str
+    screened: Screened | None = None
+    """Of a row in a list that was screened; the user goes through the list then."""
 
 
 @dataclass(frozen=True)
@@ -106,6 +145,53 @@ def resumed(case: Case, folder: Path, reviewer: str) -> Opened:
     return Opened(case, review, kept, folder, reviewer)
 
 
+def stored(case: Case, result: Screened, reviewer: str) -> Opened:
+    """Return the review of what a screening found, with the corrections that were made to it before.
+
+    Raises
+    ------
+    ReadError
+        If the image changed since then, or what was kept of it is missing or damaged.
+    """
+    from inspection_core.inspector import files_of
+    from inspection_core.io.identity import fingerprint
+    from inspection_core.io.review_store import PREDICTION, open_review, read_prediction_archive
+
+    if case.item is None or fingerprint(*files_of(case.item)) != result.fingerprint:
+        raise ReadError("The image changed since it was screened. Screen the list again, or run the model on it.")
+    prediction, _ = read_prediction_archive(result.archive)
+    if not prediction.geometry.is_close(case.image.geometry):
+        raise ReadError("What was screened lies on another grid than this image; run the model on it.")
+    folder = folder_of(case, prediction)
+    if not (folder / PREDICTION).is_file():  # a copy: the run may be made anew, and the review is to stay
+        with atomic_path(folder / PREDICTION) as temporary:
+            shutil.copyfile(result.archive / PREDICTION, temporary)
+    if not (folder / CARD_NAME).is_file():
+        write_text(folder / CARD_NAME, result.card.to_toml())
+    kept, review = open_review(folder, reviewer)
+    return Opened(case, review, kept, folder, reviewer, screened=result)
+
+
+def claim(folder: Path, reviewer: str) -> FileLock:
+    """Keep other windows and processes from one reviewer's log, until the lock is released or the process ends.
+
+    Raises
+    ------
+    UsageError
+        If another one has it open: two that write one log would make a history that nobody made.
+    """
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(folder / f"{hashlib.sha256(reviewer.encode()).hexdigest()[:16]}.lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise UsageError(
+            "Your review of this result is open in another window. Close it there, or review under another name."
+        ) from None
+    return lock
+
+
 def anew(before: Opened) -> Opened:
     """Return a review of the same result with an empty log; the old log of this reviewer is dropped."""
     from inspection_core.io.review_store import open_review
@@ -113,7 +199,19 @@ def anew(before: Opened) -> Opened:
     before.store.forget(before.reviewer)
     given = before.review.prediction, before.review.classes
     kept, review = open_review(before.folder, before.reviewer, given)
-    return Opened(before.case, review, kept, before.folder, before.reviewer)
+    if before.screened is not None:
+        before.screened.note(corrected=False)
+    return Opened(before.case, review, kept, before.folder, before.reviewer, before.screened)
+
+
+def scale_of(folder: Path) -> tuple[float, float] | None:
+    """Return the scores at which a score map begins and ends, the same for every image of a model, by its kept card."""
+    from inspection_core.render import score_scale
+
+    try:
+        return score_scale(ModelCard.load(folder))
+    except ModelError:  # without a card, what the map itself holds will do
+        return None
 
 
 def key_of(case: Case) -> str:

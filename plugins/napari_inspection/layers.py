@@ -38,7 +38,14 @@ SINGLE_CHANNELS = 4
 PYRAMID_SIDE = 4096
 """Pictures larger than this are shown as a pyramid: the graphics card takes no larger texture everywhere."""
 SCORE_COLOURS = "inferno"
-TEXT_COLOUR = "#ffffff"
+TEXT_COLOURS = {False: "#ffffff", True: "#000000"}
+"""On dark images and on bright ones."""
+BRIGHT = 0.6
+"""Share of the window above which the middle grey of an image makes it a bright one."""
+OUTLINE = 2.0
+"""Width of outlines, in pixels of the screen."""
+THICKEST = 25
+"""Of an outline, in pixels of the image: napari's own time for it grows with this."""
 OVERLAP_COLOURS = ("#009e73", "#56b4e9", "#d55e00")
 """Of both, the first alone and the second alone; told apart with every kind of colour vision."""
 AXES = {2: ("y", "x"), 3: ("z", "y", "x")}
@@ -225,10 +232,13 @@ def image_layers(case: Case) -> list[LayerData]:
     return layers
 
 
-def score_layer(case: Case, prediction: Prediction) -> LayerData:
-    """Return the score map with a perceptual colour map; black, the lowest score, hides nothing of the image."""
+def score_layer(case: Case, prediction: Prediction, scale: tuple[float, float] | None = None) -> LayerData:
+    """Return the score map with a perceptual colour map; black, the lowest score, hides nothing of the image.
+
+    On the model's `scale` a calm image looks calm; without one, the map's own range is stretched.
+    """
     score = case.frame.show(prediction.score)
-    low, high = float(score.min()), float(score.max())
+    low, high = scale or (float(score.min()), float(score.max()))
     meta = {
         **case.frame.kwargs(),
         "name": "score",
@@ -240,6 +250,28 @@ def score_layer(case: Case, prediction: Prediction) -> LayerData:
         "visible": False,
     }
     return score, meta, "image"
+
+
+def is_image(layer: Any, case: Case) -> bool:
+    """Say whether a layer shows the image of a case, or one of its channels, and not what was made of it."""
+    return type(layer).__name__ == "Image" and layer.metadata.get(KEY) is case and layer.name != "score"
+
+
+def is_bright(case: Case) -> bool:
+    """Say whether an image is mostly bright as it is shown, so that what is drawn on it has to be dark."""
+    if "bright" not in case.extras:  # asked for with every colour
+        colour = case.image.channels[:3] == ("red", "green", "blue")
+        array = case.image.array[:3] if colour else case.image.array[0]
+        low, high = (0.0, 255.0) if colour and array.dtype == np.uint8 else own_window(case) or contrast(array)
+        step = max(1, round((array.size / 1e5) ** (1 / array.ndim)))
+        middle = float(np.nanmedian(array[(..., *(slice(None, None, step),) * case.image.ndim)]))
+        case.extras["bright"] = middle > low + BRIGHT * (high - low)
+    return bool(case.extras["bright"])
+
+
+def outline_width(zoom: float, frame: Frame) -> int:
+    """Return how many pixels of the image an outline takes at a zoom, in pixels of the screen a unit of the world."""
+    return int(np.clip(round(OUTLINE / max(zoom * min(frame.scale), 1e-9)), 1, THICKEST))
 
 
 def labels_layer(case: Case, regions: NDArray[Any]) -> LayerData:
@@ -276,7 +308,7 @@ def texts_layer(case: Case, places: NDArray[np.floating[Any]], texts: list[str])
         "size": 1e-3,
         "opacity": 1.0,
         "features": {"text": texts},
-        "text": {"string": "{text}", "size": 10, "color": TEXT_COLOUR, "anchor": "lower_left"},
+        "text": {"string": "{text}", "size": 10, "color": TEXT_COLOURS[is_bright(case)], "anchor": "lower_left"},
         "metadata": {KEY: case},
     }
     return points, meta, "points"

@@ -21,7 +21,7 @@ from qtpy.QtWidgets import (
 from napari_inspection import engines, files
 from napari_inspection.session import Session
 from napari_inspection.thumbnails import Thumbnails
-from napari_inspection.widgets import button, row, text
+from napari_inspection.widgets import ARROW_ABOVE, button, row, text
 
 if TYPE_CHECKING:
     from inspection_core.inputs import Input, Listing
@@ -174,6 +174,8 @@ class OpenPanel(QWidget):
         for column, width in enumerate((SIDE + 8, 110, 64, 52)):
             header.resizeSection(column, width)
         header.setSectionResizeMode(4, QHeaderView.ResizeMode.Stretch)
+        header.setStyleSheet(ARROW_ABOVE)
+        header.setMinimumHeight(30)
         self.table.setAccessibleName("What was found")
         self.table.setToolTip("Double click or Enter shows a row; a click on a title sorts")
         self.table.doubleClicked.connect(lambda index: self.open_row(index.row()))
@@ -228,6 +230,7 @@ class OpenPanel(QWidget):
         session.ran.connect(self._on_result)
         session.screened.connect(self._on_screened)
         session.changed.connect(self._on_change)
+        session.reviewing.connect(self._on_desk)
         self._show_counts()
 
     def ask_file(self) -> None:
@@ -279,10 +282,18 @@ class OpenPanel(QWidget):
     def _on_listing(self, listing: Listing) -> None:
         self.model.fill(listing)
         self.table.setColumnHidden(0, not listing.inputs)
+        plain = all(item.kind == "picture" for item in listing.inputs) and not listing.refused
+        self._show_kinds(not plain)
         several = len(listing.inputs) > 1
         self.table.setColumnHidden(2, not several and not self.model.refused)
         self.table.setColumnHidden(3, not several)
         self._show_counts()
+
+    def _show_kinds(self, on: bool) -> None:
+        """Show what each row is, or, where all are pictures, give the room to their names."""
+        self.table.setColumnHidden(4, not on)
+        modes = QHeaderView.ResizeMode
+        self.table.horizontalHeader().setSectionResizeMode(1, modes.Interactive if on else modes.Stretch)
 
     def _on_result(self, ran: Predicted) -> None:
         case, prediction = ran.case, ran.prediction
@@ -304,10 +315,15 @@ class OpenPanel(QWidget):
         self.table.setColumnHidden(2, False)
         self.table.setColumnHidden(3, False)
         self._speak(wording)
-        places = {Path(item.label).absolute().as_posix(): at for at, item in enumerate(self.model.items)}
+        places = {files.label_of(item.label): at for at, item in enumerate(self.model.items)}
         for label, result in rows.items():
             if label in places:
                 self.model.results[places[label]] = result
+                kept = self.session.results.get(label)
+                if kept is not None and kept.corrected:
+                    self.model.corrected.add(places[label])
+        if any(result.error for result in rows.values()):
+            self._show_kinds(True)
         self.model.show_results()
         self._show_counts()
 
@@ -316,6 +332,10 @@ class OpenPanel(QWidget):
         if at is not None:
             self.model.mark_corrected(at)
             self._show_counts()
+
+    def _on_desk(self, desk: Any) -> None:
+        if desk is not None and desk.review.log:
+            self._on_change(desk)
 
     def _speak(self, wording: Mapping[str, str]) -> None:
         """Call verdicts what the trade calls them, in the list and in the filter."""

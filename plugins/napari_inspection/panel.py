@@ -9,7 +9,7 @@ import napari
 import qtpy
 from qtpy.QtCore import QEvent, Qt
 from qtpy.QtGui import QDragEnterEvent, QDropEvent, QKeySequence, QShortcut
-from qtpy.QtWidgets import QLabel, QProgressBar, QScrollArea, QTabWidget, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QApplication, QLabel, QProgressBar, QScrollArea, QTabWidget, QVBoxLayout, QWidget
 
 from napari_inspection import docking, engines, layers
 from napari_inspection.edit_panel import EditPanel
@@ -41,6 +41,9 @@ class InspectionPanel(QWidget):
         self.viewer = viewer
         self.session = Session(viewer)
         docking.register(viewer, self)
+        # A window that is closed takes its docks away without a word to them.
+        self.destroyed.connect(self.session.abandon)
+        QApplication.instance().aboutToQuit.connect(self.session.abandon)
         self.setObjectName("inspection-panel")
         self.setMinimumWidth(340)
         self.setAcceptDrops(True)
@@ -157,7 +160,8 @@ class InspectionPanel(QWidget):
             self.banner.setText(IDLE)
             return
         self.banner.setText(layers.describe(desk.review.prediction))
-        self.show_tab("Review")
+        if desk.opened.screened is None or self.tabs.currentIndex() != 0:  # else the user goes through the list
+            self.show_tab("Review")
 
     def _show_progress(self, name: str, done: int, total: int, left: float | None) -> None:
         self.progress.setVisible(bool(name))

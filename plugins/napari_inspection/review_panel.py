@@ -333,7 +333,8 @@ class ReviewPanel(Undoing, QWidget):
 
     def _fill(self, on: bool) -> None:
         if self.session.desk is not None and self.session.desk.labels is not None:
-            self.session.desk.labels.contour = 0 if on else 1
+            self.session.desk.filled = on
+            self.session.desk.outline()
             self.session.desk.labels.opacity = 0.45 if on else 0.9
 
     def _on_label(self, name: str) -> None:

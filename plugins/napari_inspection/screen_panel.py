@@ -6,13 +6,16 @@ import hashlib
 import os
 import time
 from collections.abc import Iterable
+from contextvars import copy_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from qtpy.QtCore import Signal
+from qtpy.QtCore import QTimer, Signal
 from qtpy.QtWidgets import QGroupBox, QVBoxLayout
 
 from napari_inspection import engines, store
+from napari_inspection.files import label_of
+from napari_inspection.keep import Screened
 from napari_inspection.model_picker import ModelPicker
 from napari_inspection.session import Session
 from napari_inspection.widgets import button, row, text
@@ -26,7 +29,9 @@ SCREENING = "Screening"
 NOTHING = "Open a folder of images or scans, and choose a model first."
 PAUSED = "Paused. What is done is kept; Screen list goes on from there."
 LOOK = 1.0
-"""Seconds between two looks at what a screening has done."""
+"""Seconds between two looks at what a screening has done, at least."""
+RESTS = 20
+"""Times as long as a look takes, so that a long list does not slow the viewer."""
 
 
 class ScreenPanel(QGroupBox):
@@ -47,9 +52,7 @@ class ScreenPanel(QGroupBox):
         super().__init__("Screen all that is listed")
         self.session, self.picker = session, picker
         self.screen_button = button("Screen list", "Run the chosen model on all that is listed in Open", self.screen)
-        self.pause_button = button(
-            "Pause", "Stop after what is at hand; Screen list goes on from there", session.cancel
-        )
+        self.pause_button = button("Pause", "Stop after what is at hand; Screen list goes on from there", session.pause)
         self.report_button = button("Report", "Open the report of the last screening", self.open_report)
         self.counts = text(small=True)
         layout = QVBoxLayout(self)
@@ -59,8 +62,12 @@ class ScreenPanel(QGroupBox):
         self.report: Path | None = None
         self._run: Path | None = None
         self._root = Path()
-        self._looked = 0.0
-        self._task = "anomaly"
+        self._looked, self._rest = 0.0, LOOK
+        self._watching = False
+        self._soon = QTimer(self)
+        self._soon.setSingleShot(True)
+        self._soon.timeout.connect(self._look)
+        self._card: ModelCard | None = None
         session.listed.connect(lambda *_: self._forget())
         session.working.connect(self._on_work)
         self._forget()
@@ -71,7 +78,7 @@ class ScreenPanel(QGroupBox):
         if model is None or card is None or listing is None or not listing.inputs:
             self.session.say("error", NOTHING)
             return
-        if not self.session.idle:
+        if not self.session.idle or self.session.screening:
             self.session.say_busy()
             return
         listing = self._as_studies(listing, card)
@@ -79,25 +86,29 @@ class ScreenPanel(QGroupBox):
             return
         root, paths = _sources(listing)
         place, name = self.picker.place, Path(str(model)).name
-        run = store.home() / "runs" / _run_name(root, f"{place.url} {model}".strip())
+        run = store.home() / "runs" / _run_name(root, place.url, str(model), card)
 
         def work() -> Any:
+            from inspection_core.inspector import REVIEWS
             from inspection_core.progress import tick
-            from inspection_core.screen import screen
+            from inspection_core.screen import Options, screen
+
+            here = copy_context()  # results are counted in another thread, which knows of no one who watches
 
             def progress(done: int, total: int) -> None:
-                tick(done, total, coarse=True)
+                here.run(tick, done, total, coarse=True)
 
             loaded = engines.engine(place).load(model)
-            return screen(root, loaded, run, paths=paths, progress=progress, title=f"{root.name}, {name}")
+            kept = Options(formats=(REVIEWS,))  # a row is opened with its findings, and reviewed
+            return screen(root, loaded, run, paths=paths, options=kept, progress=progress, title=f"{root.name}, {name}")
 
         def done(screening: Any) -> None:
             self.report = run / "report.html"
             self._take(list(screening.rows))
             self.session.say("info", f"{self.counts.text()} The list in Open is filled; sort it by score.")
 
-        self._run, self._root, self._task = run, root, card.task
-        self.session.start(SCREENING, work, done, PAUSED)
+        self._run, self._root, self._card, self._watching = run, root, card, True
+        self.session.start(SCREENING, work, done, PAUSED, behind=True)
 
     def open_report(self) -> None:
         """Open the report in the browser."""
@@ -112,34 +123,54 @@ class ScreenPanel(QGroupBox):
     def tell(self, rows: Iterable[Row]) -> None:
         """Tell the list of results, judged anew perhaps, and count them."""
         rows = list(rows)
-        words = engines.wording(self._task)
+        words = engines.wording(self._card.task if self._card is not None else "anomaly")
         found = [row.verdict if row.status == "done" else "failed" for row in rows]
         counts = ", ".join(f"{found.count(v)} {words.get(v, v)}" for v in ("OK", "REVIEW", "NG", "failed"))
         self.counts.setText(f"{counts}." if rows else "Nothing was screened yet.")
         if rows:
-            self.session.screened.emit({(self._root / row.path).as_posix(): row for row in rows}, words)
+            self.session.screened.emit({label_of(self._root / row.path): row for row in rows}, words)
 
     def _take(self, rows: list[Row]) -> None:
+        from inspection_core.inspector import REVIEWS
+
         self.rows = rows
+        if self._run is not None and self._card is not None:
+            kept, card = self._run / REVIEWS, self._card
+            self.session.results = {
+                label_of(self._root / row.path): Screened(kept / row.path, row.fingerprint, card)
+                for row in rows
+                if row.status == "done"
+            }
         self.report_button.setEnabled(self.report is not None)
         self.tell(rows)
         self.updated.emit()
 
-    def _on_work(self, name: str, *_: Any) -> None:
-        """Fill the list while a screening runs, once a second."""
-        self.pause_button.setEnabled(name == SCREENING)
-        if name != SCREENING or self._run is None or time.monotonic() - self._looked < LOOK:
-            return
+    def _on_work(self, *_: Any) -> None:
+        """Fill the list while a screening runs, now and then, and once more when it ended."""
+        running = self.session.screening
+        self.pause_button.setEnabled(running)
+        if self._watching and not running:
+            self._watching = False
+            self._soon.stop()
+            self._look()
+        elif self._watching and not self._soon.isActive():
+            self._soon.start(round(1000 * max(0.0, self._looked + self._rest - time.monotonic())))
+
+    def _look(self) -> None:
+        """Take what a screening has done so far."""
         from inspection_core.io.store import RUN_DATABASE, RunStore
 
+        began = time.monotonic()
+        if self._run is None or not (self._run / RUN_DATABASE).is_file():
+            return
+        try:
+            with RunStore(self._run) as kept:
+                rows = list(kept.rows())
+        except OSError:  # it is being written to; the next look will do
+            return
+        self._take(rows)
         self._looked = time.monotonic()
-        if (self._run / RUN_DATABASE).is_file():
-            try:
-                with RunStore(self._run) as kept:
-                    rows = list(kept.rows())
-            except OSError:  # it is being written to; the next look will do
-                return
-            self._take(rows)
+        self._rest = max(LOOK, RESTS * (self._looked - began))
 
     def _forget(self) -> None:
         self.report = None
@@ -178,5 +209,9 @@ def _sources(listing: Listing) -> tuple[Path, list[Path] | None]:
     return Path(os.path.commonpath([p.parent for p in paths])), paths
 
 
-def _run_name(root: Path, model: str) -> str:
-    return f"{root.name}_{hashlib.sha256(f'{root} {model}'.encode()).hexdigest()[:10]}"
+def _run_name(root: Path, url: str, model: str, card: ModelCard) -> str:
+    """Return the folder of a run: another one for another folder, place, model, or state of the model."""
+    from inspection_core.session import card_mark
+
+    which = "\0".join((str(root), url, model, card.version, card.weights_sha256, card_mark(card)))
+    return f"{root.name}_{hashlib.sha256(which.encode('utf-8', 'surrogateescape')).hexdigest()[:10]}"

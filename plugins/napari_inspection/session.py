@@ -11,7 +11,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from qtpy.QtCore import QObject, Signal
+from qtpy.QtCore import QObject, QTimer, Signal
 
 from inspection_core.errors import InspectionError
 from napari_inspection import engines, files, keep, layers, store
@@ -20,10 +20,14 @@ from napari_inspection.layers import Case
 from napari_inspection.worker import Job, explain
 
 if TYPE_CHECKING:
+    from filelock import FileLock
+
     from inspection_core.inputs import Input, Listing
 
 
 CANCELLED = "Cancelled. Nothing was changed."
+NOTHING = ("", 0, 0, None)
+"""For `Session.working`: nothing runs."""
 
 
 class Session(QObject):
@@ -64,7 +68,22 @@ class Session(QObject):
         self.case: Case | None = None
         self.desk: Desk | None = None
         self.job: Job | None = None
+        """What was started last."""
+        self.behind: Job | None = None
+        """A screening: while it runs, rows of its list can be looked at and reviewed."""
+        self._steps: tuple[str, int, int, float | None] = NOTHING
+        self.results: dict[str, keep.Screened] = {}
+        """What the last screening kept, by the label of the input."""
         self.keep_layers = False
+        self._removing = False
+        self._gone: list[Any] = []
+        self._lock: FileLock | None = None
+        self._claimed: tuple[Path, str] | None = None
+        self._soon = QTimer(self)
+        self._soon.setSingleShot(True)
+        self._soon.setInterval(0)
+        self._soon.timeout.connect(self._look_for_layers)
+        viewer.layers.events.removed.connect(self._on_removed)
         self._closed = False
         self._writer = ThreadPoolExecutor(1, "autosave")
 
@@ -79,7 +98,7 @@ class Session(QObject):
                 self.say("error", files.refusal(listing, wanted))
             self.show_listing(listing)
 
-        self._start("Looking", lambda: files.list_paths(wanted), done)
+        self.start("Looking", lambda: files.list_paths(wanted), done)
 
     def show_listing(self, listing: Listing, channels: Sequence[str] = (), *, open_alone: bool = True) -> None:
         """Take a listing as what there is to choose from.
@@ -99,9 +118,27 @@ class Session(QObject):
             self.open(listing.inputs[0])
 
     def open(self, item: Input) -> None:
-        """Read an input and show it."""
-        channels = self.channels
-        self._start(f"Opening {files.title(item)}", lambda: files.open_case(item, channels), self.show)
+        """Read an input and show it, with its findings where it was screened."""
+        channels, me = self.channels, store.user()
+        screened = self.results.get(files.label_of(item.label))
+
+        def work() -> tuple[Case, keep.Opened | None, str]:
+            case = files.open_case(item, channels)
+            try:
+                return case, keep.stored(case, screened, me) if screened is not None else None, ""
+            except InspectionError as error:  # the image can be looked at all the same
+                return case, None, str(error)
+
+        def done(what: tuple[Case, keep.Opened | None, str]) -> None:
+            case, found, trouble = what
+            self.show(case)
+            if found is not None:
+                self._sit_down(found)
+                self._offer_anew(len(found.review.log))
+            elif trouble:
+                self.say("error", trouble)
+
+        self.start(f"Opening {files.title(item)}", work, done)
 
     def show(self, case: Case) -> None:
         """Show a case in place of the one before, and say what is odd about it."""
@@ -159,56 +196,97 @@ class Session(QObject):
 
         def done(what: tuple[keep.Predicted, int, keep.Opened]) -> None:
             result, already, opened = what
+            if self.case is not case:  # it was closed, or another one opened
+                opened.store.close()
+                self.say("info", f"{case.name} was closed while the model ran. Open it and run again.")
+                return
             if result.case is not self.case:
                 self.show(result.case) if result.case is not case else self.take(result.case)
             voxels = result.prediction.score.size
             engines.remember_speed(result.prediction.model_id, result.seconds, voxels, place)
             self.ran.emit(result)
             self._sit_down(opened)
-            if already:
-                self.offered.emit(
-                    f"Your earlier review of this result was continued: {already} corrections.",
-                    [("Begin anew", self.begin_anew)],
-                )
+            self._offer_anew(already)
 
-        self._start(f"Running {Path(model).name}", work, done)
+        self.start(f"Running {Path(model).name}", work, done, alone=True)
 
     def resume(self, folder: Path, reviewer: str) -> None:
         """Go on with a review that is kept, without running the model again."""
         case = self.case
         if case is not None:
-            self._start("Opening the review", lambda: keep.resumed(case, folder, reviewer), self._sit_down)
+            self.start("Opening the review", lambda: keep.resumed(case, folder, reviewer), self._sit_down)
 
     def begin_anew(self) -> None:
         """Drop the corrections to the current result."""
         if self.desk is not None:
             self.flush()
             before = self.desk.opened
-            self._start("Beginning anew", lambda: keep.anew(before), self._sit_down)
+
+            def done(opened: keep.Opened) -> None:
+                self._clear_results(keep_claim=True)  # or what was done before would be taken along
+                self._sit_down(opened)
+
+            self.start("Beginning anew", lambda: keep.anew(before), done)
 
     def cancel(self) -> None:
-        """Ask the job that runs to stop."""
-        if self.job is not None:
+        """Ask what runs to stop; a screening only if nothing else does."""
+        if not self.idle and self.job is not None:
             self.job.cancel()
+        else:
+            self.pause()
+
+    def pause(self) -> None:
+        """Ask a screening to stop after what is at hand."""
+        if self.behind is not None:
+            self.behind.cancel()
 
     # Reviewing -------------------------------------------------------------------------------------------------------
 
     def _sit_down(self, opened: keep.Opened) -> None:
-        """Show a result, and be ready to correct it."""
-        self._clear_results()
+        """Show a result, and be ready to correct it.
+
+        Raises
+        ------
+        UsageError
+            If this reviewer's log is open in another window.
+        """
+        which = (opened.folder, opened.reviewer)
+        if which != self._claimed:
+            try:
+                lock = keep.claim(*which)
+            except InspectionError:
+                opened.store.close()
+                raise
+            self._clear_results()
+            self._lock, self._claimed = lock, which
+        else:
+            for correction in self.desk.review.corrections[len(opened.review.log) :] if self.desk is not None else ():
+                opened.review.add(correction)  # done after the log was read
+            self._clear_results(keep_claim=True)
         self.desk = desk = Desk(opened)
         desk.add_layers(self.viewer)
         desk.painted.connect(self._after)
         desk.failed.connect(lambda line: self.say("error", line))
-        for warning in desk.review.prediction.warnings[:3]:
-            self.say("info", warning)
+        if desk.review.prediction.warnings:
+            self.say("info", " ".join(desk.review.prediction.warnings[:3]))
         self.reviewing.emit(desk)
+
+    def _offer_anew(self, already: int) -> None:
+        """Say that a review goes on where one stood, if it had entries."""
+        if already:
+            self.offered.emit(
+                f"Your earlier review of this result was continued: {already} corrections.",
+                [("Begin anew", self.begin_anew)],
+            )
 
     def _after(self, corrections: Any, touched: Any) -> None:
         """Keep what was done, and tell the widgets."""
         desk = self.desk
         if desk is None:
             return
+        screened = desk.opened.screened
+        if screened is not None and corrections and len(desk.review.log) == len(corrections):
+            self._writer.submit(screened.note, True).add_done_callback(self._kept)
         for correction in corrections:
             future = self._writer.submit(desk.store.put, desk.reviewer, correction)
             future.add_done_callback(self._kept)
@@ -243,8 +321,13 @@ class Session(QObject):
 
     @property
     def idle(self) -> bool:
-        """Whether nothing runs."""
-        return self.job is None or self.job.finished
+        """Whether nothing runs, but perhaps a screening."""
+        return self.job is None or self.job is self.behind or self.job.finished
+
+    @property
+    def screening(self) -> bool:
+        """Whether a screening runs."""
+        return self.behind is not None and not self.behind.finished
 
     def say_busy(self) -> None:
         """Tell the user that one thing runs at a time."""
@@ -254,37 +337,10 @@ class Session(QObject):
         """Tell the user one line; an empty one clears the last."""
         self.said.emit(kind, line)
 
-    def _start(self, name: str, work: Any, done: Any, cancelled: str = CANCELLED) -> None:
-        if not self.idle:
-            self.say_busy()
-            return
-
-        def finish(result: Any) -> None:
-            if self._closed:
-                return
-            self.working.emit("", 0, 0, None)
-            try:
-                done(result)
-            except InspectionError as error:
-                self.say("error", str(error))
-
-        def fail(line: str) -> None:
-            if self._closed:
-                return
-            self.working.emit("", 0, 0, None)
-            self.say("error" if line else "info", line or cancelled)
-
-        def progress(steps: int, total: int, left: float | None) -> None:
-            if self._closed:
-                return
-            self.working.emit(name, steps, total, left)
-
-        self.say("info", "")
-        self.working.emit(name, 0, 0, None)
-        self.job = Job(work, finish, fail, progress).start()
-
-    def start(self, name: str, work: Any, done: Any, cancelled: str = CANCELLED) -> None:
-        """Do something off the main thread, and its end in it; one thing at a time.
+    def start(
+        self, name: str, work: Any, done: Any, cancelled: str = CANCELLED, *, behind: bool = False, alone: bool = False
+    ) -> None:
+        """Do something off the main thread, and its end in it; one thing at a time, and a screening behind it.
 
         Parameters
         ----------
@@ -294,33 +350,127 @@ class Session(QObject):
             As for `napari_inspection.worker.Job`.
         cancelled
             What the user reads where it was cancelled.
+        behind
+            It is a screening: others may be started while it runs.
+        alone
+            It may not be started while a screening runs.
         """
-        self._start(name, work, done, cancelled)
+        if not self.idle or (self.screening and (behind or alone)):
+            self.say_busy()
+            return
 
-    def _clear_results(self) -> None:
-        if self.desk is not None:
+        def ended() -> None:
+            if self.idle:
+                self.working.emit(*(self._steps if self.screening else NOTHING))
+
+        def finish(result: Any) -> None:
+            if self._closed:
+                return
+            ended()
+            try:
+                done(result)
+            except InspectionError as error:
+                self.say("error", str(error))
+
+        def fail(line: str) -> None:
+            if self._closed:
+                return
+            ended()
+            self.say("error" if line else "info", line or cancelled)
+
+        def progress(steps: int, total: int, left: float | None) -> None:
+            if self._closed:
+                return
+            if behind:
+                self._steps = (name, steps, total, left)
+            if not behind or self.idle:
+                self.working.emit(name, steps, total, left)
+
+        self.say("info", "")
+        self.job = Job(work, finish, fail, progress)
+        if behind:
+            self.behind, self._steps = self.job, (name, 0, 0, None)
+        self.working.emit(name, 0, 0, None)
+        self.job.start()
+
+    def _clear_results(self, *, keep_claim: bool = False) -> None:
+        desk, self.desk = self.desk, None
+        if desk is not None:
             self.flush()
-            self.desk.leave(self.viewer)
-            self.desk = None
+            self._remove(desk.shown)
+            desk.leave()
             self.reviewing.emit(None)
+        if self._lock is not None and not keep_claim:
+            self._lock.release()
+            self._lock, self._claimed = None, None
+
+    def _remove(self, gone: Sequence[Any]) -> None:
+        """Take layers away, all at once: napari tidies up after each time, which takes a third of a second."""
+        gone = [layer for layer in gone if layer in self.viewer.layers]
+        if not gone:
+            return
+        self._removing = True
+        try:
+            with self.viewer.layers.batched_update():
+                for layer in gone:
+                    self.viewer.layers.remove(layer)
+        finally:
+            self._removing = False
+
+    def _on_removed(self, event: Any) -> None:
+        """Notice when the user takes layers away; looked at once all that go together are gone."""
+        if not self._removing:
+            self._gone.append(event.value)
+            self._soon.start()
+
+    def _look_for_layers(self) -> None:
+        """Close what has no layer any more: a case without its image, a review without its findings."""
+        gone, self._gone = self._gone, []
+        case, desk = self.case, self.desk
+        if self._closed or case is None:
+            return
+        if any(layers.is_image(ly, case) for ly in gone) and not any(
+            layers.is_image(ly, case) for ly in self.viewer.layers
+        ):
+            self.leave()
+            self.opened.emit(None)
+        elif desk is not None and desk.labels in gone and desk.labels not in self.viewer.layers:
+            self._clear_results()
+            self.offered.emit(
+                "The findings were closed with their layer. The review is kept.",
+                [("Show it again", lambda: self.resume(desk.folder, desk.reviewer))],
+            )
 
     def leave(self) -> None:
         """Take the case and its results away, before another one is shown."""
+        case = self.case
+        if case is not None and not self.keep_layers:
+            self._remove([ly for ly in self.viewer.layers if ly.metadata.get(layers.KEY) is case])
         self._clear_results()
-        if self.case is not None and not self.keep_layers:
-            with self.viewer.layers.batched_update():
-                for layer in [ly for ly in self.viewer.layers if ly.metadata.get(layers.KEY) is self.case]:
-                    self.viewer.layers.remove(layer)
         self.case = None
 
     def close(self) -> None:
-        """Stop what runs, and write what is left."""
+        """Stop what runs, take results away, and write what is left."""
+        if self._closed:
+            return
+        self.viewer.layers.events.removed.disconnect(self._on_removed)
+        self._clear_results()
+        self.abandon()
+
+    def abandon(self) -> None:
+        """Stop what runs, and write what is left, where the window is gone: nothing of it is touched any more."""
         if self._closed:
             return
         self._closed = True
         self.cancel()
-        self._clear_results()
+        self.pause()
+        self._soon.stop()
         self._writer.shutdown(wait=True)
+        if self.desk is not None:
+            self.desk.leave()
+        if self._lock is not None:
+            self._lock.release()
+            self._lock = None
 
 
 def _layer(data: Any, meta: dict[str, Any], kind: str) -> Any:

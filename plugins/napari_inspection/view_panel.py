@@ -179,14 +179,7 @@ class ViewPanel(QWidget):
     def _images(self) -> list[Any]:
         """Return the image layers of the current case, without score maps and colour pictures."""
         case = self.session.case
-        return [
-            ly
-            for ly in self.session.viewer.layers
-            if type(ly).__name__ == "Image"
-            and ly.metadata.get(layers.KEY) is case
-            and ly.name != "score"
-            and not ly.rgb
-        ]
+        return [ly for ly in self.session.viewer.layers if case and layers.is_image(ly, case) and not ly.rgb]
 
     def _apply(self) -> None:
         self.set_window(*windows.limits(self.window_centre.value(), self.window_width.value()))

@@ -32,6 +32,12 @@ KINDS = {"info": "#56b4e9", "error": "#e69f00"}
 """Colour of the bar beside a message; the words say it too."""
 
 
+ARROW_ABOVE = (
+    "QHeaderView::up-arrow, QHeaderView::down-arrow { subcontrol-position: top center; width: 8px; height: 6px; }"
+)
+"""Where a table's sort arrow stands: beside its title it would cover the last letters."""
+
+
 def qt_trouble(binding: str, version: str | None, python: tuple[int, int]) -> str:
     """Return what is wrong with this Qt, or an empty line.
 
@@ -170,6 +176,7 @@ class MessageBar(QFrame):
     def _clear(self) -> None:
         while self._row.count():
             item = self._row.takeAt(0)
-            if item is not None and item.widget() is not None:
-                item.widget().setParent(None)
-                item.widget().deleteLater()
+            widget = item.widget() if item is not None else None
+            if widget is not None:
+                widget.setParent(None)
+                widget.deleteLater()

@@ -233,6 +233,9 @@ def test_scale_follows_the_calibration_or_the_card():
 
     assert score_scale(card(calibration=Calibration("x", (1.0,), (1.0, 2.0), 0.5))) == (0.5, 5.0)
     assert score_scale(card(policy=Policy(kind="band", low=0.3, high=0.8))) == (0.3, 1.0)
+    policy = Policy(kind="band", low=0.75, high=0.9)
+    outlines = ModelCard("m", "1", "a", "segmentation", ("CT",), "1 - P", classes=("x",), policy=policy)
+    assert score_scale(outlines) == (0.75, 1.0), "a probability ends at 1"
     low, high = score_scale(
         card(policy=Policy(kind="band", low=7, high=8), calibration=Calibration("x", (), (1.0,), 2.0))
     )

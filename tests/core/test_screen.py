@@ -284,6 +284,24 @@ def test_only_the_scans_that_are_given(tmp_path, band):
     assert [(row.path, row.verdict) for row in done.rows] == [("a/one.nii.gz", "NG"), ("two.nii.gz", "NG")]
 
 
+def test_reviews_hold_all_that_was_found(folder, model, tmp_path):
+    """And move along with a file that was renamed."""
+    from inspection_core.io.review_store import read_prediction_archive
+    from inspection_core.session import Options
+
+    run, options = tmp_path / "run", Options(formats=("reviews",))
+    for row in screen(folder, model, run, options=options).rows:
+        if row.status == "done":
+            prediction, _ = read_prediction_archive(run / "reviews" / row.path)
+            assert prediction.image_score == row.score
+            assert len(prediction.findings) == row.n_findings
+    old = next(row.path for row in screen(folder, model, run, options=options).rows if row.status == "done")
+    (folder / old).rename(folder / "renamed.png")
+    screen(folder, model, run, options=options)
+    assert read_prediction_archive(run / "reviews" / "renamed.png")[0].geometry.ndim == 2
+    assert not (run / "reviews" / old).exists()
+
+
 def test_warnings_of_the_calibration_are_told(folder, model, tmp_path):
     strict = replace(model.card, policy=Policy(max_false_alarms=0.001, review=0.002))
     done = screen(folder, LoadedModel(strict, model.folder, model.predictor, model.device), tmp_path / "run")

@@ -148,3 +148,25 @@ class TestLayers:
     )
     def test_contrast(self, values, want):
         assert layers.contrast(values) == pytest.approx(want)
+
+
+# name: (values, dtype, channels, bright)
+SHADES = {
+    "a dark scan": (np.r_[np.zeros(90), np.full(10, 255)], np.uint8, ("grey",), False),
+    "a bright part": (np.r_[np.zeros(10), np.full(90, 230)], np.uint8, ("grey",), True),
+    "bright colours": (np.full(100, 250), np.uint8, ("red", "green", "blue"), True),
+    "sixteen bits with gaps": (np.r_[np.full(5, np.nan), np.zeros(70), np.full(25, 9e4)], np.float32, ("grey",), False),
+}
+
+
+@pytest.mark.parametrize("name", SHADES)
+def test_what_is_drawn_on_an_image_is_seen(name):
+    values, kind, channels, bright = SHADES[name]
+    array = np.broadcast_to(values.astype(kind).reshape(10, 10), (len(channels), 10, 10))
+    case = layers.make_case(Opened(Image(array, Geometry.pixels((10, 10)), channels)), name)
+    assert layers.is_bright(case) is bright
+
+
+@pytest.mark.parametrize(("zoom", "width"), [(4.0, 1), (1.0, 2), (0.2, 10), (1e-6, 25)])
+def test_outlines_are_as_wide_at_every_zoom(zoom, width):
+    assert layers.outline_width(zoom, layers.frame_of(Geometry.pixels((4000, 4000)))) == width

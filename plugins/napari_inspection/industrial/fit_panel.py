@@ -117,7 +117,8 @@ class FitPanel(QGroupBox):
             words = f"Model {fitted.card.id} is ready."
             if fitted.suspects:
                 words += f" Look at these good images, they are unlike the others: {', '.join(fitted.suspects[:3])}."
-            self.session.say("info", " ".join([words, *fitted.warnings[:1]]))
+            told = [w for w in fitted.warnings if not w.startswith("look at these good images")]
+            self.session.say("info", " ".join([words, *told[:1]]))
 
         self.session.start("Fitting", work, done)
 

@@ -158,9 +158,10 @@ def test_a_note_is_no_formula_to_a_spreadsheet(folder, tmp_path):
 
 
 class TestErrors:
-    def test_a_damaged_prediction(self, folder):
+    @pytest.mark.parametrize("kept", [0, 0.5], ids=["empty", "half"])
+    def test_a_damaged_prediction(self, folder, kept):
         data = (folder / PREDICTION).read_bytes()
-        (folder / PREDICTION).write_bytes(data[: len(data) // 2])
+        (folder / PREDICTION).write_bytes(data[: int(len(data) * kept)])
         with pytest.raises(
             ReadError, match=r"^The kept prediction of this review is missing or damaged; run the model"
         ):
