@@ -232,7 +232,7 @@ class Policy:
             raise ModelError(f"The cut of a voxel is a probability in [0, 1). Got {self.voxel}.")
         if not 0 <= self.least < 1:
             raise ModelError(f"The least confidence of a finding is in [0, 1). Got {self.least}.")
-        if self.low > self.high:
+        if not self.low <= self.high:  # nor NaN
             raise ModelError(f"A verdict band has low <= high. Got {self.low} and {self.high}.")
 
 
@@ -374,6 +374,8 @@ class Calibration:
     def __post_init__(self) -> None:
         if not 0 < self.temperature < math.inf:
             raise ModelError(f"A temperature is a finite number above 0. Got {self.temperature}.")
+        if math.isnan(self.pixel_low) or not all(map(math.isfinite, (*self.scores, *self.peaks))):
+            raise ModelError("Calibration scores are finite. Got NaN or infinity in the card; fit the model again.")
         object.__setattr__(self, "scores", tuple(sorted(self.scores)))
         object.__setattr__(self, "peaks", tuple(sorted(self.peaks)))
 
@@ -402,7 +404,8 @@ class ModelCard:
         Voxel spacing in mm that the network expects, in index order of the oriented array, for the views "slices"
         and "volume"; 0 keeps an axis as it is. Empty where it works in pixels.
     parameters
-        The architecture's own settings.
+        The architecture's own settings; and for the task "anomaly", if wanted, `top`: the share of cells, the highest,
+        whose mean is an image's score. 0 takes the highest alone.
     intended_use, limits, licence
         For people; shown where the model is chosen and in reports.
     training
@@ -446,6 +449,9 @@ class ModelCard:
             raise ModelError(f'A task is "anomaly" or "segmentation". Got {self.task!r}.')
         if not self.channels:
             raise ModelError("A model takes at least one channel. Got none in `channels`.")
+        top: Any = self.parameters.get("top", 0.0)
+        if self.task == "anomaly" and not (type(top) in (int, float) and 0 <= top <= 1):
+            raise ModelError(f"The share of cells that makes an image's score, `top`, is in [0, 1]. Got {top!r}.")
         if self.preparation.view != "image" and (
             len(self.spacing) not in (0, 3) or any(not (math.isfinite(s) and s >= 0) for s in self.spacing)
         ):

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 SCHEMA_VERSION = 1
+STDOUT = (Path("-"), Path("/dev/stdout"))
+"""What ``--json`` takes for standard output, which then holds nothing else."""
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -32,7 +34,9 @@ app.add_typer(models_app, name="models")
 cli_models.register(models_app)
 cli_scans.register(app)
 
-Json = Annotated[Path | None, typer.Option("--json", metavar="PATH", help="Write a machine-readable result here.")]
+Json = Annotated[
+    Path | None, typer.Option("--json", metavar="PATH", help="Machine-readable result; - is standard output.")
+]
 DeviceName = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")]
 ModelName = Annotated[str, typer.Option("--model", "-m", metavar="MODEL", help="Model folder, or id of a model.")]
 
@@ -67,7 +71,14 @@ class Outcome:
         data = {"schema_version": SCHEMA_VERSION, **dataclasses.asdict(self)}
         del data["json_path"]
         own = data.pop("extra")
-        write_text(self.json_path, dump({**data, **own}))
+        text = dump({**data, **own})
+        if self.json_path in STDOUT:
+            print(text, end="", flush=True)
+        elif self.json_path.exists() and not (self.json_path.is_file() or self.json_path.is_dir()):
+            with self.json_path.open("w", encoding="utf-8") as pipe:  # a name in its place would be another file
+                pipe.write(text)
+        else:
+            write_text(self.json_path, text)
 
 
 @contextlib.contextmanager
@@ -76,7 +87,8 @@ def outcome(command: str, json_path: Path | None) -> Iterator[Outcome]:
     result = Outcome(command, json_path)
     code = 0
     try:
-        yield result
+        with contextlib.redirect_stdout(sys.stderr) if json_path in STDOUT else contextlib.nullcontext():
+            yield result
     except InspectionError as error:
         result.fail(error)
         say(f"inspection {command}: {error}")
@@ -95,7 +107,8 @@ def outcome(command: str, json_path: Path | None) -> Iterator[Outcome]:
     except KeyboardInterrupt as error:
         result.fail(KeyboardInterrupt("stopped by the user"))
         where = f" {error}" if str(error) else ""
-        say(f"inspection {command}: stopped{where}. Run the same command again to go on.")
+        goes_on = command in ("screen", "watch", "train")
+        say(f"inspection {command}: stopped{where}.{' Run the same command again to go on.' if goes_on else ''}")
         code = 130
     try:
         result.write()
@@ -298,27 +311,39 @@ def models_list(
     with outcome("models list", json) as result:
         from rich.table import Table
 
-        from inspection_core.engine import list_models
+        from inspection_core.engine import EMBEDDED_CARDS, list_models
 
-        table = Table()
-        for title in ("id", "version", "architecture", "task", "good images"):
+        if not folder.is_dir():
+            raise UsageError(f"{folder} is no folder. Give a folder that holds models, or none for the current one.")
+        table = Table(box=None)
+        for title in ("id", "version", "task"):
             table.add_column(title, no_wrap=True)
-        table.add_column("licence", max_width=24)
-        table.add_column("folder", overflow="fold", min_width=12)
-        models = []
+        for title in ("good images", "folder"):
+            table.add_column(title, overflow="fold")  # broken over lines where room is short, and never cut
+        models, licences = [], []
         for place, card in list_models(folder):
             if isinstance(card, InspectionError):
                 result.warnings.append(str(card))
                 say(f"note: {card}")
                 continue
             count = str(card.training.get("images", ""))
-            table.add_row(card.id, card.version, card.architecture, card.task, count, card.licence, str(place))
+            shown = "comes along" if place.is_relative_to(EMBEDDED_CARDS) else printable(str(place))
+            table.add_row(card.id, card.version, card.task, count, shown)
+            if card.licence:
+                licences.append(f"Licence of {card.id}: {printable(card.licence)}")
             models.append(
-                {"id": card.id, "version": card.version, "architecture": card.architecture, "folder": str(place)}
+                {
+                    "id": card.id,
+                    "version": card.version,
+                    "architecture": card.architecture,
+                    "task": card.task,
+                    "licence": card.licence,
+                    "folder": str(place),
+                }
             )
         result.extra["models"] = models
         if models:
-            console().print(table)
+            console().print(table, *licences, sep="\n")
         else:
             console().print(f"No model in {folder.resolve()}. Make one: inspection fit FOLDER --out MODEL")
 

@@ -7,7 +7,9 @@ from typing import Annotated
 
 import typer
 
-Json = Annotated[Path | None, typer.Option("--json", metavar="PATH", help="Write a machine-readable result here.")]
+Json = Annotated[
+    Path | None, typer.Option("--json", metavar="PATH", help="Machine-readable result; - is standard output.")
+]
 
 
 def register(app: typer.Typer) -> None:

@@ -9,7 +9,7 @@ import typer
 
 from inspection_core.cli_scans import Allow, allowed, chosen
 from inspection_core.cli_serve import Ca, EngineUrl, TokenFile, chosen_engine
-from inspection_core.errors import EngineError, InspectionError, UsageError
+from inspection_core.errors import EngineError, InspectionError, UsageError, printable
 
 if TYPE_CHECKING:
     from inspection_core.io.dicom_regions import By
@@ -69,7 +69,8 @@ def predict(
     token_file: TokenFile = None,
     ca: Ca = None,
     json: Annotated[
-        Path | None, typer.Option("--json", metavar="PATH", help="Write a machine-readable result here.")
+        Path | None,
+        typer.Option("--json", metavar="PATH", help="Machine-readable result; - is standard output."),
     ] = None,
 ) -> None:
     """Say what a model finds in images and scans: mask, score map and findings for each."""
@@ -175,5 +176,5 @@ def show_prediction(prediction: Any, task: str, name: str) -> None:
     doubt = " (uncalibrated)" if any(not f.calibrated for f in prediction.findings) else ""
     console().print(
         f"{WORDING[task][prediction.verdict]:6}  score {prediction.image_score:.4g}{p}  "
-        f"{len(prediction.findings)} findings{doubt}  {name}",
+        f"{len(prediction.findings)} findings{doubt}  {printable(name)}",
     )

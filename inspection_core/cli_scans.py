@@ -9,7 +9,9 @@ import typer
 
 from inspection_core.errors import UsageError
 
-Json = Annotated[Path | None, typer.Option("--json", metavar="PATH", help="Write a machine-readable result here.")]
+Json = Annotated[
+    Path | None, typer.Option("--json", metavar="PATH", help="Machine-readable result; - is standard output.")
+]
 ALLOWED = ("gaps", "irregular", "duplicates", "frames")
 Allow = Annotated[
     list[str] | None,

@@ -20,7 +20,9 @@ from inspection_core.errors import UsageError
 if TYPE_CHECKING:
     from inspection_core.session import Options
 
-Json = Annotated[Path | None, typer.Option("--json", metavar="PATH", help="Write a machine-readable result here.")]
+Json = Annotated[
+    Path | None, typer.Option("--json", metavar="PATH", help="Machine-readable result; - is standard output.")
+]
 DeviceName = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")]
 ModelName = Annotated[str, typer.Option("--model", "-m", metavar="MODEL", help="Model folder, or id of a model.")]
 RunOut = Annotated[Path, typer.Option("--out", "-o", help="Folder of the run; continued if it is there.")]

@@ -72,7 +72,8 @@ def serve(
     workers: Annotated[int, typer.Option(help="Requests in work at once; 0 takes the cores.")] = 0,
     rate: Annotated[float, typer.Option(help="Requests a second of one client; twice as many at once.")] = 100.0,
     json: Annotated[
-        Path | None, typer.Option("--json", metavar="PATH", help="Write a machine-readable result here, at the end.")
+        Path | None,
+        typer.Option("--json", metavar="PATH", help="Machine-readable result at the end; - is standard output."),
     ] = None,
 ) -> None:
     """Serve models to viewers and scripts on other machines. Refuses to start without a token."""

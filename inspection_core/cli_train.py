@@ -21,7 +21,8 @@ def train(
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
     json: Annotated[
-        Path | None, typer.Option("--json", metavar="PATH", help="Write a machine-readable result here.")
+        Path | None,
+        typer.Option("--json", metavar="PATH", help="Machine-readable result; - is standard output."),
     ] = None,
 ) -> None:
     """Train a segmentation model from studies with reference masks."""

@@ -128,10 +128,12 @@ def evaluate(
         If no image of it could be measured.
     """
     todo = cases(Path(dataset))
+    if out is not None:
+        out.mkdir(parents=True, exist_ok=True)  # before the work, lest it be for nothing
     rows: list[dict[str, Any]] = []
     errors: list[dict[str, str]] = []
     pixels = PixelScores()
-    without_mask = 0
+    without_mask = empty_masks = 0
     started = time.perf_counter()
     images = read_ahead([case.path for case in todo], image_or_error)
     for done, (case, image) in enumerate(zip(todo, images, strict=True), start=1):
@@ -141,8 +143,10 @@ def evaluate(
             prediction = predict(image, model)
             if case.kind == GOOD:
                 pixels.add(prediction.score, None)
+            elif case.mask is not None and (truth := read_mask(case.mask, image.geometry.shape)).any():
+                pixels.add(prediction.score, truth)
             elif case.mask is not None:
-                pixels.add(prediction.score, read_mask(case.mask, image.geometry.shape))
+                empty_masks += 1
             else:
                 without_mask += 1
         except InspectionError as error:
@@ -168,9 +172,17 @@ def evaluate(
         _write(out / "evaluation.csv", rows)
     warnings = list(dict.fromkeys(prediction.warnings))
     if without_mask:
-        warnings.append(f"{without_mask} defective images have no mask and do not count in the pixel figures.")
+        warnings.append(
+            f"{_images(without_mask, 'defective ')} without a mask, such as ground_truth/DEFECT/NAME_mask.png: not "
+            "counted in the pixel figures."
+        )
+    if empty_masks:
+        warnings.append(
+            f"{_images(empty_masks, 'defective ')} with a mask that marks nothing: not counted in the pixel figures."
+        )
     if errors:
-        warnings.append(f"{len(errors)} images could not be measured and count in no figure.")
+        said = errors[0]["message"]
+        warnings.append(f"{_images(len(errors))} not measured and counted in no figure. The first: {said}")
     return {
         **figures(rows),
         "threshold": finite(prediction.threshold),
@@ -183,6 +195,10 @@ def evaluate(
         "errors": errors,
         "warnings": warnings,
     }
+
+
+def _images(count: int, kind: str = "") -> str:
+    return f"{count} {kind}image{'' if count == 1 else 's'}"
 
 
 def figures(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -27,7 +27,7 @@ import numpy as np
 from markupsafe import Markup
 
 from inspection_core import __version__
-from inspection_core.card import ModelCard
+from inspection_core.card import ModelCard, Preparation
 from inspection_core.io.atomic import write_bytes
 from inspection_core.metrics import clopper_pearson
 from inspection_core.prediction import RESEARCH_USE
@@ -228,6 +228,7 @@ def write_report(path: Path, data: ReportData, embed_limit: int = EMBED_LIMIT) -
         card_metrics=_figures(data.card.metrics),
         training=_figures(data.card.training),
         parameters=_figures(data.card.parameters),
+        size=_size(data.card.preparation),
         warnings=warnings,
         histogram=histogram,
         reliability=reliability,
@@ -308,6 +309,17 @@ def _finding(finding: Mapping[str, Any]) -> list[Any]:
         ],
         bool(finding.get("calibrated", False)),
     ]
+
+
+def _size(preparation: Preparation) -> str:
+    """Return the inference size in words; see `inspection_core.prepare` for what comes before what."""
+    if preparation.short_side:
+        return f"short side {preparation.short_side} px"
+    if preparation.side:
+        low, high = preparation.scales
+        limits = f", scaled by {low:.3g} to {high:.3g}" if (low, high) != (0.0, math.inf) else ""
+        return f"area of {preparation.side:g} x {preparation.side:g} px{limits}"
+    return f"scale {preparation.scale:.4g}"
 
 
 def _number(value: float | None) -> float | None:

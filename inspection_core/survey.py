@@ -82,7 +82,9 @@ def look(
     shots: int | None = None,
     progress: Callable[[str, int, int], None] = lambda *a: None,
 ) -> Survey:
-    """Read every good image once: find what they have in common, and leave out what cannot be read.
+    """Read every good image once: find what they have in common, and leave out copies and what cannot be read.
+
+    An image whose copy is in another fold would be scored by a model that has seen it, and would count twice.
 
     Raises
     ------
@@ -95,13 +97,22 @@ def look(
         paths = spread(paths, shots)
     seen: list[_Seen] = []
     warnings: list[str] = []
+    first: dict[str, Path] = {}
+    copies: list[str] = []
     with ThreadPoolExecutor(devices.threads()) as pool:
         for done, result in enumerate(pool.map(_look_at, paths), start=1):
-            if isinstance(result, _Seen):
-                seen.append(result)
-            else:
+            if not isinstance(result, _Seen):
                 warnings.append(f"left out: {result}")
+            elif (known := first.setdefault(result.sha256, result.path)) != result.path:
+                copies.append(f"{result.path.name} is {known.name}")
+            else:
+                seen.append(result)
             progress("reading", done, len(paths))
+    if copies:
+        warnings.append(
+            f"left out: {len(copies)} that are copies of others, and would make the calibration look better than it is "
+            f"({', '.join(copies[:3])}{', ...' if len(copies) > 3 else ''})"
+        )
     if not seen:
         raise FitError(f"None of the {len(paths)} images in {folder} can be read. The first: {warnings[0]}")
     for other in seen:

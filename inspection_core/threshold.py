@@ -53,11 +53,6 @@ def cuts(policy: Policy, calibration: Calibration) -> Cuts:
     """Return the cuts on image scores that a policy asks for and a calibration supports.
 
     Without calibration scores a p-value policy sends every image to REVIEW, and says so.
-
-    Raises
-    ------
-    ModelError
-        If the calibration holds NaN.
     """
     if policy.kind == "band":
         # REVIEW begins at `low` itself; the float just below it keeps one rule, score > cut, for all policies.
@@ -71,11 +66,6 @@ def map_cuts(policy: Policy, calibration: Calibration) -> tuple[float, float]:
     A region is worth a finding where its peak alone would send a good image to REVIEW: `high` is the policy's review
     cut on the peaks of good images. Its outline is drawn at the calibration's `pixel_low`. Without calibration
     both are infinite, so nothing is outlined; for a band of scores `high` is the band's `low`.
-
-    Raises
-    ------
-    ModelError
-        If the calibration holds NaN.
     """
     if policy.kind == "band":
         high = cuts(policy, calibration).review
@@ -112,8 +102,6 @@ def _conformal(policy: Policy, scores: tuple[float, ...]) -> Cuts:
             "Calibrate it with `inspection fit` on good images."
         )
         return Cuts(math.inf, -math.inf, 1.0, asked, (note,))
-    if not np.isfinite(known).all():
-        raise ModelError("Calibration scores are finite. Got NaN or infinity in the card; fit the model again.")
     review = _kth_largest(known, max(1, _reachable(policy.review, n)))
     k = _reachable(asked, n)
     if k >= 1:

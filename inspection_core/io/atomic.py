@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import secrets
 from collections.abc import Iterator
@@ -28,7 +29,9 @@ def atomic_path(path: Path) -> Iterator[Path]:
         temporary.replace(path)
         _sync_folder(path.parent)
     except OSError as error:
-        if error.errno is not None and error.filename in (None, str(temporary), temporary):
+        if error.errno is None:  # numpy tells a full disk so, by the number of bytes that it could write
+            raise OSError(errno.EIO, " ".join(str(error).split()) or "no reason given", str(path)) from error
+        if error.filename in (None, str(temporary), temporary):
             error.filename = str(path)  # the name that the user knows
         raise
     finally:

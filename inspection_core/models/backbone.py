@@ -239,11 +239,14 @@ def _read(path: Path) -> dict[str, Tensor]:
             return dict(load_file(path))
         stored: Any = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
-        raise ModelError(f"Found no weights at {path}.") from None
+        raise ModelError(f"Found no weights at {path}. Give a safetensors file or a PyTorch state dict.") from None
     except (OSError, RuntimeError, EOFError, SafetensorError) as error:
         raise ModelError(f"{path} is no safetensors file or PyTorch state dict: {type(error).__name__}.") from error
     except Exception as error:
-        raise ModelError(f"{path} holds more than tensors and was not loaded: {type(error).__name__}.") from error
+        raise ModelError(
+            f"{path} is no safetensors file or PyTorch state dict, or holds more than tensors, and was not loaded: "
+            f"{type(error).__name__}."
+        ) from error
     if not isinstance(stored, dict) or not all(isinstance(v, Tensor) for v in stored.values()):
         raise ModelError(f"{path} should hold a plain table of tensors. Got {type(stored).__name__}.")
     return stored

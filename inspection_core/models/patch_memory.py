@@ -272,21 +272,34 @@ def load(folder: Path, card: ModelCard, device: Device) -> PatchMemory:
         name, smoothing, offset = str(settings["backbone"]), float(settings["smoothing"]), float(settings["offset"])
         _check(views, smoothing, offset)
         names = [str(n) for n in cast("Sequence[str]", card.training["names"])]
-    except (KeyError, TypeError, ValueError) as error:
+    except KeyError as error:
         raise ModelError(
             f"The card in {folder} lacks settings of patch-memory: {error}. Fit the model anew."
         ) from error
+    except (TypeError, ValueError) as error:
+        raise ModelError(f"The card in {folder} is none of a patch-memory: {error}. Fit the model anew.") from error
     prefix = "backbone."
     network: Backbone
     if files := digests(stored):
         network = open_network(folder, card, files)
     else:
         network = Backbone(name, {k.removeprefix(prefix): v for k, v in stored.items() if k.startswith(prefix)})
+    if card.preparation.multiple % network.multiple:
+        raise ModelError(
+            f"Sides at inference are multiples of {network.multiple}, as {name} wants them. The card in {folder} has a "
+            f"multiple of {card.preparation.multiple}; fit the model anew."
+        )
+    origins = weights.take(stored, "origins", 2)
+    if len(origins) and not 0 <= origins[:, 0].min() <= origins[:, 0].max() < len(names):
+        raise ModelError(
+            f"The memory's patches come from {int(origins[:, 0].max()) + 1} good images. The card in {folder} names "
+            f"{len(names)}; copy the model folder again, or fit it anew."
+        )
     predictor = PatchMemory(
         Describer(network, views),
         [_memory(stored, i, network.dim) for i in range(len(views))],
         [weights.take(stored, f"density.{i}", 1) for i in range(len(views))],
-        weights.take(stored, "origins", 2),
+        origins,
         names,
         smoothing,
         offset,
@@ -315,6 +328,8 @@ def _check(views: Sequence[View], smoothing: float, offset: float) -> None:
     for view in views:
         if not (0 < view.factor <= 1 and 0 <= view.blur <= MAX_BLUR and 0 < view.gain < math.inf):
             raise ValueError(f"a view has a factor in (0, 1], a blur up to {MAX_BLUR:g} and a gain above 0, got {view}")
+    if views and views[0].factor != 1:
+        raise ValueError(f"the first view sets the grid, so its factor is 1, got {views[0].factor:g}")
     if not 0 <= smoothing <= MAX_BLUR or not abs(offset) <= MAX_OFFSET:
         raise ValueError(
             f"smoothing is up to {MAX_BLUR:g} and offset up to {MAX_OFFSET:g}, got {smoothing:g} and {offset:g}"

@@ -173,6 +173,25 @@ VALUE_ERRORS = {
         "The review share is between the share of false alarms, 0.05, and 1",
     ),
     "band upside down": (lambda: Policy("band", low=2.0, high=1.0), "A verdict band has low <= high. Got 2.0 and 1.0."),
+    "band that is no number": (lambda: Policy("band", low=float("nan")), "A verdict band has low <= high. Got nan and"),
+    "calibration that is no number": (
+        lambda: Calibration(scores=(1.0, float("nan"))),
+        "Calibration scores are finite. Got NaN or infinity in the card; fit the model again.",
+    ),
+    "peaks without end": (lambda: Calibration(peaks=(float("inf"),)), "Calibration scores are finite. Got NaN or inf"),
+    "outline that is no number": (lambda: Calibration(pixel_low=float("nan")), "Calibration scores are finite. Got"),
+    "top share above 1": (
+        lambda: dataclasses.replace(CARD, parameters={"top": 5.0}),
+        "The share of cells that makes an image's score, `top`, is in [0, 1]. Got 5.0.",
+    ),
+    "top share that is no number": (
+        lambda: dataclasses.replace(CARD, parameters={"top": float("nan")}),
+        "The share of cells that makes an image's score, `top`, is in [0, 1]. Got nan.",
+    ),
+    "top share of text": (
+        lambda: dataclasses.replace(CARD, parameters={"top": "x"}),
+        "The share of cells that makes an image's score, `top`, is in [0, 1]. Got 'x'.",
+    ),
     "id with a slash": (
         lambda: dataclasses.replace(CARD, id="a/b"),
         "A model's id is a plain name without slashes. Got 'a/b'.",

@@ -109,6 +109,7 @@ ERRORS = {
     "screen: no model": (["screen", ".", "-m", "absent", "-o", "o"], 1, "Got 'absent'; make a model with"),
     "evaluate: no model": (["evaluate", "absent", "."], 1, "Got 'absent'; make a model with"),
     "models show: no model": (["models", "show", "absent"], 1, "Got 'absent'; make a model with"),
+    "models list: no folder": (["models", "list", "absent"], 2, "absent is no folder. Give a folder that holds models"),
     "models show: no card": (["models", "show", "."], 1, "card.toml"),
 }
 
@@ -197,7 +198,7 @@ def test_evaluate(tmp_path, fitted, parts, out, result):
     code, shown, said = run("evaluate", fitted.folder, tmp_path / "set", "-o", out, "--json", result)
     assert code == 0
     assert "image AUROC" in shown
-    assert "1 defective images have no mask" in said
+    assert "1 defective image without a mask" in said
     data = result()
     assert set(data) >= COMMON | OWN["evaluate"]
     assert data["pixel_auroc"] is None
@@ -227,6 +228,17 @@ def test_models_list_tells_a_damaged_card_and_goes_on(tmp_path, result):
     assert [m["id"] for m in result()["models"]] == ["tumour-lgg-mri"]
     assert said.startswith("note: ")
     assert len(result()["warnings"]) == 1
+
+
+@pytest.mark.parametrize("width", [60, 80])
+def test_models_list_cuts_nothing_on_a_narrow_terminal(fitted, monkeypatch, width):
+    monkeypatch.setenv("COLUMNS", str(width))
+    code, shown, _ = run("models", "list", fitted.folder.parent)
+    assert code == 0
+    assert "\N{HORIZONTAL ELLIPSIS}" not in shown
+    table = [line for line in shown.splitlines() if not line.startswith("Licence of ")]
+    assert max(map(len, table)) <= width
+    assert "tumour-lgg-mri" in shown
 
 
 def test_doctor(result, monkeypatch):
@@ -270,6 +282,28 @@ def test_a_full_disk(command, images, fitted, out, monkeypatch):
     assert not [p for p in out.rglob("*.tmp*") if p.is_file()]
 
 
+@pytest.mark.parametrize("name", ["-", "/dev/stdout"])
+def test_json_on_standard_output_stands_there_alone(tmp_path, name):
+    code, shown, said = run("models", "list", tmp_path, "--json", name)
+    assert code == 0
+    assert json.loads(shown)["command"] == "models list"
+    assert "tumour-lgg-mri" in said
+    code, shown, said = run("models", "show", "absent", "--json", name)
+    assert (code, said.count("\n")) == (1, 1)
+    assert json.loads(shown)["status"] == "failed"
+    assert not Path("-").exists()
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs a pipe with a name")
+def test_json_goes_into_a_pipe_and_does_not_take_its_place(tmp_path):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = subprocess.Popen(["cat", pipe], stdout=subprocess.PIPE)
+    assert run("models", "list", tmp_path, "--json", pipe)[0] == 0
+    assert json.loads(reader.communicate(timeout=60)[0])["status"] == "ok"
+    assert pipe.is_fifo()
+
+
 def test_json_that_cannot_be_written(tmp_path):
     code, _, said = run("models", "list", tmp_path, "--json", tmp_path)
     assert code == 1
@@ -305,6 +339,11 @@ def test_brackets_and_newlines_in_names_are_no_markup(tmp_path, fitted, parts):
     code, shown, _ = run("predict", folder, "-m", fitted.folder, "-o", out)
     assert code == 0
     assert "[/b]" in shown
+    folder = parts.write(tmp_path / "lines", [parts.brushed(90)])
+    (folder / "part00.png").rename(folder / "two\nlines.png")
+    code, shown, _ = run("predict", folder, "-m", fitted.folder, "-o", out)
+    assert (code, shown.count("\n")) == (0, 2)  # the image, and the sum
+    assert "two lines.png" in shown
     code, _, said = run("screen", tmp_path / "two\nlines", "-m", "x", "-o", out)
     assert (code, said.count("\n")) == (2, 1)
 

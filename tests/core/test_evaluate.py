@@ -89,7 +89,7 @@ def test_a_mask_of_the_wrong_size_is_an_error_entry(dataset, model):
     assert error["type"] == "ReadError"
     assert "a mask has the size of its image, (96, 96). Got (50, 60)." in error["message"]
     assert found["n_defect"] == 1
-    assert "1 images could not be measured and count in no figure." in found["warnings"]
+    assert f"1 image not measured and counted in no figure. The first: {error['message']}" in found["warnings"]
 
 
 def test_a_missing_mask_warns_and_counts_at_image_level(dataset, model):
@@ -97,7 +97,14 @@ def test_a_missing_mask_warns_and_counts_at_image_level(dataset, model):
     found = evaluate(model, dataset)
     assert found["n_defect"] == 2
     assert found["n_regions"] == 1
-    assert "1 defective images have no mask and do not count in the pixel figures." in found["warnings"]
+    assert any(w.startswith("1 defective image without a mask, such as ground_truth/") for w in found["warnings"])
+
+
+def test_a_mask_that_marks_nothing_is_no_truth(dataset, model):
+    save(dataset / "ground_truth" / "hole" / "part01_mask.png", np.zeros((96, 96), np.uint8))
+    found = evaluate(model, dataset)
+    assert (found["n_defect"], found["n_regions"]) == (2, 1)
+    assert "1 defective image with a mask that marks nothing: not counted in the pixel figures." in found["warnings"]
 
 
 def test_a_bad_image_is_an_error_entry(dataset, model):
@@ -117,6 +124,12 @@ def test_good_images_alone_leave_figures_undefined(dataset, model):
     assert 0 <= found["false_alarm_rate"] <= 1
     json.loads(dump(found))
     assert table(found).row_count > 5
+
+
+def test_a_place_that_cannot_be_written_is_found_before_the_work(dataset, model, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match="file"):
+        evaluate(model, dataset, out=tmp_path / "file", progress=lambda *_: pytest.fail("work was begun"))
 
 
 def test_no_image_can_be_measured(dataset, model):

@@ -40,6 +40,15 @@ def test_unreadable_files_are_left_out_and_named(parts, tmp_path):
     assert "part02.png is empty" in found.warnings[0]
 
 
+def test_copies_count_once_and_are_named(parts, tmp_path):
+    folder = parts.write(tmp_path / "good", [parts.brushed(s) for s in (0, 1, 0, 0)])
+    found = survey(folder)
+    assert found.names == ("part00.png", "part01.png")
+    (warning,) = found.warnings
+    assert warning.startswith("left out: 2 that are copies of others")
+    assert warning.endswith("(part02.png is part00.png, part03.png is part00.png)")
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems refuse such names")
 def test_a_name_that_is_no_utf8(parts, tmp_path):
     folder = parts.write(tmp_path / "good", [parts.brushed(0), parts.brushed(1)])

@@ -16,7 +16,7 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from inspection_core.card import Calibration, ModelCard, Policy
+from inspection_core.card import Calibration, ModelCard, Policy, Preparation
 from inspection_core.report import Crop, ReportData, ReportItem, write_report
 
 HOSTILE = [
@@ -181,6 +181,24 @@ def test_card_notes_metrics_and_command_are_readable(tmp_path):
         "2026-01-02 03:04 UTC",
     ):
         assert squeeze(words) in squeeze(page.text), words
+
+
+# name: (preparation, words)
+SIZES = {
+    "one area": (
+        Preparation(short_side=0, side=320, scales=(0.5, 1.25)),
+        "area of 320 x 320 px, scaled by 0.5 to 1.25",
+    ),
+    "one area without limits": (Preparation(short_side=0, side=256), "area of 256 x 256 px"),
+    "short side": (Preparation(short_side=256), "short side 256 px"),
+    "one scale": (Preparation(short_side=0, scale=0.5), "scale 0.5"),
+}
+
+
+@pytest.mark.parametrize(("preparation", "words"), SIZES.values(), ids=SIZES)
+def test_the_card_tells_the_inference_size(tmp_path, preparation, words):
+    page = write(tmp_path, [item(1)], card=card(preparation=preparation))
+    assert squeeze(f"size {words} tile, overlap") in squeeze(page.text)
 
 
 def test_scans_have_their_own_words_for_verdicts(tmp_path):

@@ -107,6 +107,13 @@ def test_elsewhere_folders_are_not_synced(tmp_path, monkeypatch):
     atomic._sync_folder(tmp_path)
 
 
+def test_an_error_without_a_number_names_the_file_too(tmp_path):
+    """So numpy tells of a full disk."""
+    with pytest.raises(OSError, match=r"24576 requested and 4096 written") as caught, atomic_path(tmp_path / "a.tiff"):
+        raise OSError("24576 requested and 4096 written")
+    assert (caught.value.filename, names(tmp_path)) == (str(tmp_path / "a.tiff"), [])
+
+
 def test_an_error_of_the_system_names_the_file_that_the_user_knows(tmp_path):
     with pytest.raises(OSError) as caught, atomic_path(tmp_path / "a.nii.gz"):
         raise OSError(28, "No space left on device")

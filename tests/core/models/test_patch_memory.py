@@ -80,9 +80,9 @@ HOSTILE = {
     "no backbone": ({"backbone": None}, r"lacks settings of patch-memory: 'backbone'\. Fit the model anew\.$"),
     "unknown backbone": ({"backbone": "no_such_net"}, r"^timm knows no network 'no_such_net'"),
     "another backbone": ({"backbone": "resnet18"}, r"^The weights do not fit 'resnet18'"),
-    "views of text": ({"view_factor": ("large",)}, r"lacks settings of patch-memory: could not convert"),
-    "views of one number": ({"view_factor": 1.0}, r"lacks settings of patch-memory: .* is not iterable|argument"),
-    "views of several lengths": ({"view_factor": (1.0, 1.0)}, r"lacks settings of patch-memory: zip\(\)"),
+    "views of text": ({"view_factor": ("large",)}, r"is none of a patch-memory: could not convert"),
+    "views of one number": ({"view_factor": 1.0}, r"is none of a patch-memory: .* is not iterable|argument"),
+    "views of several lengths": ({"view_factor": (1.0, 1.0)}, r"is none of a patch-memory: zip\(\)"),
     "one view too many": (
         {k: v * 2 for k, v in zip(
             ("view_factor", "view_blur", "view_gain", "view_border"), ((1.0,), (4.0,), (4.0,), (True,)), strict=True
@@ -93,7 +93,9 @@ HOSTILE = {
     "a view of no size": ({"view_factor": (0.0,)}, r"patch-memory: a view has a factor in \(0, 1\]"),
     "a gain that is no number": ({"view_gain": (float("nan"),)}, r"patch-memory: a view has .* gain=nan"),
     "smoothing without end": ({"smoothing": 1e9}, r"patch-memory: smoothing is up to 100 .* got 1e\+09"),
-    "smoothing of text": ({"smoothing": "much"}, r"lacks settings of patch-memory: could not convert"),
+    "smoothing below 0": ({"smoothing": -1.0}, r"patch-memory: smoothing is up to 100 .* got -1"),
+    "a first view of another size": ({"view_factor": (1e-9,)}, r"patch-memory: the first view sets the grid, so its f"),
+    "smoothing of text": ({"smoothing": "much"}, r"is none of a patch-memory: could not convert"),
 }  # fmt: skip
 
 
@@ -108,6 +110,20 @@ def test_hostile_cards(fitted, change, message):
 def test_a_card_without_the_names_of_its_images(fitted):
     card = dataclasses.replace(ModelCard.load(fitted.folder), training={})
     with pytest.raises(ModelError, match=r"lacks settings of patch-memory: 'names'"):
+        load(fitted.folder, card, CPU)
+
+
+def test_a_card_with_fewer_names_than_its_memory_has_images(fitted):
+    card = ModelCard.load(fitted.folder)
+    card = dataclasses.replace(card, training=card.training | {"names": ("only.png",)})
+    with pytest.raises(ModelError, match=r"^The memory's patches come from 12 good images\. .* names 1; copy"):
+        load(fitted.folder, card, CPU)
+
+
+def test_a_card_with_sides_that_the_network_cannot_take(fitted):
+    card = ModelCard.load(fitted.folder)
+    card = dataclasses.replace(card, preparation=dataclasses.replace(card.preparation, multiple=7))
+    with pytest.raises(ModelError, match=r"^Sides at inference are multiples of 16, .* has a multiple of 7; fit the m"):
         load(fitted.folder, card, CPU)
 
 
