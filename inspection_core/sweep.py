@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from inspection_core.card import Preparation
 from inspection_core.confidence import FLOOR
-from inspection_core.device import Device
+from inspection_core.device import Device, torch_threads
 from inspection_core.errors import ModelError
 from inspection_core.progress import tick
 from inspection_core.tiling import Blend, Window, least_held, pieces, windows
@@ -156,14 +156,15 @@ def sweep_blocks(
     empty = [k for k, window in enumerate(todo) if seen is not None and not seen[_cells_of(window)].any()]
     jobs = _jobs(len(todo), frozenset(empty), device.batch)
     feed = _Feed(pixels, todo, device, preparation.neighbours if flat else None, size)
-    with torch.inference_mode():
+    cores = torch.get_num_threads()
+    with torch.inference_mode(), torch_threads(1):
         for parts, batch in feed.batches(jobs):
             tick(parts[0], len(todo))
             if batch is None:
                 for k in parts:
                     blend.add(on_grid[k], torch.zeros((channels - dropped, *grid), device=device.torch))
                 continue
-            with device.autocast():
+            with device.autocast(), torch_threads(cores):
                 given = network(batch)
             feed.ahead()
             add(parts, given)

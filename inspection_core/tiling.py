@@ -23,10 +23,10 @@ if TYPE_CHECKING:
 
 GAUSSIAN_FLOOR = 1e-3
 """Least weight of a Gaussian, as MONAI has it: where all windows are far from their centres, they count alike."""
-HALF_ABOVE = 16 << 20
+HALF_ABOVE = 8 << 20
 """Bytes above which sums that wait for later windows are kept as float16. Sums are added in float32; rounding a part
 that waits costs at most 5e-4 of it."""
-PIECE = 1 << 17
+PIECE = 1 << 16
 """Cells that are weighed, normalised or decided at a time."""
 
 Window = tuple[slice, ...]
@@ -268,11 +268,14 @@ class Blend:
 
 
 def least_held(todo: Sequence[Window], shape: Sequence[int]) -> tuple[int, ...]:
-    """Return the order of axes, the outermost first, with which a `Blend` of these windows holds the fewest cells."""
+    """Return the order of axes, the outermost first, with which a `Blend` of these windows holds the fewest cells.
+
+    Of several such orders, that with the longest axis outermost: whoever gathers layers then has thin ones.
+    """
     lines = [_distinct(w[axis] for w in todo) for axis in range(len(shape))]
 
-    def held(order: Sequence[int]) -> int:
-        return sum(math.prod(size) for _, size in _waiting(lines, shape, order))
+    def held(order: Sequence[int]) -> tuple[int, ...]:
+        return sum(math.prod(size) for _, size in _waiting(lines, shape, order)), *(-shape[axis] for axis in order)
 
     return min(itertools.permutations(range(len(shape))), key=held)
 
@@ -330,7 +333,9 @@ class _Stage:
         waiting = self._waiting[(slice(None), *(p if a in self._inner else slice(None) for a, p in enumerate(place)))]
         met = self._starts.get(line.start, line.start) - line.start
         if met > 0:
-            values.narrow(dim, 0, met).add_(waiting.narrow(dim, 0, met))
+            mine, theirs = values.narrow(dim, 0, met), waiting.narrow(dim, 0, met)
+            for part in pieces(mine.shape[1:]):  # of float16, torch makes a copy in float32 first
+                mine[:, part] += theirs[:, part]
         end = self._ends.get(line.start, line.stop)
         rest = line.stop - end
         if rest > 0:
