@@ -229,6 +229,22 @@ def threads() -> int:
 
 
 @contextmanager
+def torch_threads(count: int) -> Iterator[None]:
+    """Let torch compute with so many cores in this thread meanwhile.
+
+    For many small steps one is faster: others would spend more time on waiting for the next step than on this one.
+    """
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@contextmanager
 def single_threads() -> Iterator[Callable[[], None]]:
     """Give what a new thread calls first to compute with one core in torch, where there is a thread for each core.
 

@@ -27,7 +27,7 @@ from inspection_core.placement import ClassMap, Placement
 from inspection_core.prediction import Prediction
 from inspection_core.prepare import MAX_VOXELS, Prepared
 from inspection_core.progress import tick
-from inspection_core.sweep import Done, cells, sweep, sweep_blocks
+from inspection_core.sweep import Done, cells, sweep, sweep_blocks, walk
 from inspection_core.tiling import Stitcher, Window, windows
 
 if TYPE_CHECKING:
@@ -131,8 +131,8 @@ class LoadedModel:
         place = prepared.place
 
         def work(rung: Device) -> Segmented:
-            shape = cells(prepared.volume.shape[1:], self.card.preparation, self.predictor.stride)
-            found = self._class_map(shape, place)
+            how, stride, whole = self.card.preparation, self.predictor.stride, prepared.volume.shape[1:]
+            found = self._class_map(cells(whole, how, stride), place, walk(whole, how, stride, rung.shrink))
             self._sweep_classes(prepared.volume, rung, found.add)
             return _segmented(found)
 
@@ -173,8 +173,8 @@ class LoadedModel:
         found.add(tuple(slice(0, n) for n in foreground.shape[1:]), foreground)
         return _segmented(found)
 
-    def _class_map(self, shape: Sequence[int], place: Placement) -> ClassMap:
-        return ClassMap(len(self.card.classes), shape, place, *self.steps, self.card.policy.voxel, self.spread)
+    def _class_map(self, shape: Sequence[int], place: Placement, order: Sequence[int] = (0, 1, 2)) -> ClassMap:
+        return ClassMap(len(self.card.classes), shape, place, *self.steps, self.card.policy.voxel, self.spread, order)
 
     @property
     def hosted(self) -> bool:
@@ -191,8 +191,18 @@ class LoadedModel:
         network = cast("Segmenter", self.predictor)
         network.to(device)
         temperature, classes = self.card.calibration.temperature, 1 + len(self.card.classes)
+        logits = bool(getattr(network, "logits", False))
+
+        def call(batch: torch.Tensor) -> torch.Tensor:
+            given = network(batch)
+            if not logits:
+                return temper(given, temperature, classes)
+            if temperature != 1:
+                given[:, :classes] /= temperature
+            return given
+
         sweep_blocks(
-            lambda batch: temper(network(batch), temperature, classes),
+            call,
             volume,
             device,
             self.card.preparation,
@@ -200,6 +210,7 @@ class LoadedModel:
             classes + self.spread,
             done,
             classes,
+            logits,
         )
 
     def _run(self, images: Sequence[torch.Tensor], device: Device) -> list[Grid]:

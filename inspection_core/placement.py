@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from inspection_core.card import WORLD_AXES
 from inspection_core.geometry import Geometry
+from inspection_core.tiling import pieces
 
 if TYPE_CHECKING:
     import torch
@@ -59,6 +60,11 @@ class Placement:
         """Return the placement of a 2-D image that is resized and nothing else."""
         shape, inner = (1, *source), (1, *resized)
         return cls(shape, (0, 1, 2), (False,) * 3, (0, 0, 0), shape, inner, inner)
+
+    def turned(self, order: Sequence[int]) -> Placement:
+        """Return the placement with the axes of the oriented array, and of the network's grid, in another order."""
+        lines = [self.axes, self.flips, self.start, self.size, self.resized, self.padded]
+        return Placement(self.source, *(tuple(line[a] for a in order) for line in lines))  # type: ignore[arg-type]
 
     def view(self, array: NDArray[Any]) -> NDArray[Any]:
         """Return the box of an array of shape `source` as an oriented view, which can be written through."""
@@ -205,6 +211,8 @@ class ClassMap:
         As for `restore_classes`.
     spread
         Whether one channel more follows the classes, which is brought back as it is.
+    order
+        All axes, the outermost first, in which blocks come.
     """
 
     def __init__(
@@ -216,21 +224,25 @@ class ClassMap:
         offset: Sequence[float],
         cut: float = 0.0,
         spread: bool = False,
+        order: Sequence[int] = (0, 1, 2),
     ) -> None:
-        self._classes, self._cells, self._place, self._cut = classes, tuple(cells), place, cut
+        self._classes, self._cut, self._order = classes, cut, tuple(order)
+        self._cells, self._place = tuple(cells[a] for a in order), place.turned(order)
         self._score, self._mask = np.zeros(place.source, np.float32), np.zeros(place.source, np.uint8)
         self._spread = np.zeros(place.source, np.float32) if spread else None
         self._plain = place.resized == place.size and all(s == 1 for s in stride) and not any(offset)
-        self._lines = _lines(cells, place, stride, offset)
-        self._stack: NDArray[Any] = np.zeros((classes + spread, 0, *cells[1:]), np.float16)
+        self._lines = _lines(self._cells, self._place, [stride[a] for a in order], [offset[a] for a in order])
+        self._stack: NDArray[Any] = np.zeros((classes + spread, 0, *self._cells[1:]), np.float16)
         self._first = 0  # plane of cells that the stack begins with
         self._row = 0  # plane of the source's box that is next
 
     def add(self, block: tuple[slice, ...], values: NDArray[np.floating[Any]]) -> None:
         """Take in ``(K, *block)`` probabilities, with the spread behind them where there is one.
 
-        Blocks come by their first plane, and those of one layer have the same planes.
+        Blocks come layer by layer along the outermost axis, and those of one layer have the same planes.
         """
+        block = tuple(block[a] for a in self._order)
+        values = values.transpose(0, *(a + 1 for a in self._order))
         if self._plain:
             inner = tuple(slice(s.start, min(s.stop, n)) for s, n in zip(block, self._place.resized, strict=True))
             if all(s.start < s.stop for s in inner):
@@ -268,11 +280,14 @@ class ClassMap:
             self._stack, self._first = self._stack[:, keep:].copy(), self._first + keep
 
     def _put(self, at: tuple[slice, ...], values: NDArray[np.float32]) -> None:
-        score, labels = decide(values[: self._classes], self._cut)
-        self._place.view(self._score)[at] = score
-        self._place.view(self._mask)[at] = labels
-        if self._spread is not None:
-            self._place.view(self._spread)[at] = values[-1]
+        first, *rest = at
+        for part in pieces(values.shape[1:]):
+            rows = (slice(first.start + part.start, first.start + part.stop), *rest)
+            score, labels = decide(values[: self._classes, part], self._cut)
+            self._place.view(self._score)[rows] = score
+            self._place.view(self._mask)[rows] = labels
+            if self._spread is not None:
+                self._place.view(self._spread)[rows] = values[-1, part]
 
 
 def decide(probabilities: NDArray[np.float32], cut: float = 0.0) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:

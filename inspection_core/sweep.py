@@ -1,7 +1,7 @@
 """A network over the slices or the blocks of a volume: windows in, blended maps out, block by block.
 
-Windows come in index order, and a block is finished once no window can reach it any more. So of a large volume only
-what later windows still change is held; what becomes of a finished block is for the caller to say.
+Windows come line by line and layer by layer, and a block is finished once no window can reach it any more. So of a
+large volume only what later windows still change is held; what becomes of a finished block is for the caller to say.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 
 from inspection_core.card import Preparation
 from inspection_core.confidence import FLOOR
-from inspection_core.device import Device
+from inspection_core.device import Device, torch_threads
 from inspection_core.errors import ModelError
 from inspection_core.progress import tick
-from inspection_core.tiling import Blend, Window, windows
+from inspection_core.tiling import Blend, Window, least_held, pieces, windows
 
 if TYPE_CHECKING:
     import torch
@@ -75,6 +75,7 @@ def sweep_blocks(
     channels: int,
     done: Done,
     classes: int = 0,
+    logits: bool = False,
 ) -> None:
     """Put all windows of a prepared volume through a network, blend them, and hand out each block that is done.
 
@@ -95,9 +96,12 @@ def sweep_blocks(
         What the network gives.
     done
         Called with the place of each block on the grid of cells and its float32 values, which hold until it returns.
+        Blocks come in the order of `walk`.
     classes
         So many channels, the first, are the probabilities of classes, background first. They are averaged as the card
         says, and handed out without the background, which is what is left to 1. 0 for a network that gives none.
+    logits
+        The network gives logits in place of probabilities.
 
     Raises
     ------
@@ -109,16 +113,17 @@ def sweep_blocks(
     flat = preparation.view != "volume"
     steps = (1, stride, stride) if flat else (stride,) * 3
     todo = volume_windows(pixels.shape[1:], preparation, stride, device.shrink)
+    order = walk(pixels.shape[1:], preparation, stride, device.shrink)
+    todo.sort(key=lambda window: [window[axis].start for axis in order])
     size = tuple(s.stop - s.start for s in todo[0])
     grid = tuple(n // s for n, s in zip(size, steps, strict=True))
-    logits = bool(classes) and preparation.average == "logits"
-    dropped = int(bool(classes) and not logits)
+    averaged = bool(classes) and preparation.average == "logits"
+    dropped = int(bool(classes))
     seen = foreground(pixels) if preparation.skip_background else None
 
     def out(place: Window, values: torch.Tensor) -> None:
-        if logits:
-            values[:classes] = values[:classes].softmax(dim=0)
-            values = values[1:]
+        if averaged:
+            _softmax(values[: classes - 1])
         array = values.cpu().numpy()
         if seen is not None:
             lines = [np.arange(s.start, s.stop) * k // CELL for s, k in zip(place, steps, strict=True)]
@@ -128,7 +133,7 @@ def sweep_blocks(
     ramp = None if preparation.blend == "gaussian" else max(1, int(min(size[1:]) * preparation.overlap) // stride)
     on_grid = [tuple(slice(s.start // k, s.stop // k) for s, k in zip(w, steps, strict=True)) for w in todo]
     shape = cells(pixels.shape[1:], preparation, stride)
-    blend = Blend(on_grid, shape, channels - dropped, ramp, out, device.torch)
+    blend = Blend(on_grid, shape, channels - dropped, ramp, out, device.torch, order)
     wanted = (device.batch, channels, *(grid[1:] if flat else grid))
 
     def add(parts: Sequence[int], given: torch.Tensor) -> None:
@@ -138,25 +143,50 @@ def sweep_blocks(
                 "card's classes (and one for the background), view and stride with the network."
             )
         for k, result in zip(parts, given, strict=False):
-            values = result[dropped:].float()
-            if logits:
+            values = result.float()
+            if averaged and not logits:
                 values[:classes].clamp_min_(FLOOR).log_()
+            if averaged or logits:
+                values[1:classes] -= values[:1]  # the softmax stays the same, and one channel less has to wait
+            values = values[dropped:]
+            if logits and not averaged:
+                _softmax(values[: classes - 1])
             blend.add(on_grid[k], values[:, None] if flat else values)
 
     empty = [k for k, window in enumerate(todo) if seen is not None and not seen[_cells_of(window)].any()]
     jobs = _jobs(len(todo), frozenset(empty), device.batch)
     feed = _Feed(pixels, todo, device, preparation.neighbours if flat else None, size)
-    with torch.inference_mode():
+    cores = torch.get_num_threads()
+    with torch.inference_mode(), torch_threads(1):
         for parts, batch in feed.batches(jobs):
             tick(parts[0], len(todo))
             if batch is None:
                 for k in parts:
                     blend.add(on_grid[k], torch.zeros((channels - dropped, *grid), device=device.torch))
                 continue
-            with device.autocast():
+            with device.autocast(), torch_threads(cores):
                 given = network(batch)
             feed.ahead()
             add(parts, given)
+
+
+def _softmax(values: torch.Tensor) -> None:
+    """Turn ``(K, *grid)`` logits, those of the background taken off, into probabilities, in place."""
+    for part in pieces(values.shape[1:]):
+        some = values[:, part]
+        top = some.amax(dim=0).clamp_min_(0)  # the background's is 0
+        some.sub_(top).exp_()
+        some.div_(some.sum(dim=0).add_(top.neg_().exp_()))
+
+
+def walk(shape: Sequence[int], preparation: Preparation, stride: int = 1, shrink: int = 1) -> tuple[int, ...]:
+    """Return the order of axes, the outermost first, in which the windows of a prepared volume are gone through.
+
+    Slices are taken in their order, volumes so that the fewest sums wait for later windows.
+    """
+    if preparation.view != "volume":
+        return (0, 1, 2)
+    return least_held(volume_windows(shape, preparation, stride, shrink), shape)
 
 
 def volume_windows(shape: Sequence[int], preparation: Preparation, stride: int = 1, shrink: int = 1) -> list[Window]:

@@ -9,8 +9,8 @@ still change.
 from __future__ import annotations
 
 import itertools
-from collections import OrderedDict
-from collections.abc import Callable, Iterable, Sequence
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,11 +23,11 @@ if TYPE_CHECKING:
 
 GAUSSIAN_FLOOR = 1e-3
 """Least weight of a Gaussian, as MONAI has it: where all windows are far from their centres, they count alike."""
-HALF_ABOVE = 16 << 20
+HALF_ABOVE = 8 << 20
 """Bytes above which sums that wait for later windows are kept as float16. Sums are added in float32; rounding a part
 that waits costs at most 5e-4 of it."""
-KEPT = 4
-"""Arrays of weights that are kept for the next window; neighbours along a line share them."""
+PIECE = 1 << 16
+"""Cells that are weighed, normalised or decided at a time."""
 
 Window = tuple[slice, ...]
 
@@ -156,7 +156,7 @@ def _product(lines: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
 
 
 class Blend:
-    """Blends the windows of several channels in index order; a block comes out as soon as no later window reaches it.
+    """Blends the windows of several channels; a block comes out as soon as no later window reaches it.
 
     A window's result goes through one stage an axis, the innermost first. A stage adds what earlier windows left for
     these cells, passes on the part that the next window along its axis does not reach, and keeps the rest. So what is
@@ -165,7 +165,7 @@ class Blend:
     Parameters
     ----------
     todo
-        All windows: the product of the windows along each axis, in index order, as `windows` gives them.
+        All windows: the product of the windows along each axis, sorted by their starts along the axes of `order`.
     shape
         Of the whole grid.
     channels
@@ -174,9 +174,11 @@ class Blend:
         As for `Stitcher`; None weighs as `gaussian_weight`.
     done
         Called with each block that is done, as its place and float32 values ``(channels, *block)`` that may be kept
-        until the next call of `add` only.
+        until the next call of `add` only, and written over.
     device
         Where sums are kept: that of the values.
+    order
+        All axes, the outermost first; index order if not given. `least_held` gives the one that takes the least memory.
 
     Raises
     ------
@@ -192,22 +194,23 @@ class Blend:
         ramp: int | None,
         done: Callable[[Window, torch.Tensor], None],
         device: torch.device | None = None,
+        order: Sequence[int] = (),
     ) -> None:
         self._shape = tuple(shape)
         self._ramp = ramp
         self._done = done
+        self._floor = GAUSSIAN_FLOOR if ramp is None else 0.0
         self._lines = [_distinct(w[axis] for w in todo) for axis in range(len(shape))]
         if any(b.start > a.stop for line in self._lines for a, b in itertools.pairwise(line)) or any(
             (line[0].start, line[-1].stop) != (0, n) for line, n in zip(self._lines, shape, strict=True)
         ):
             raise GeometryError("The windows must cover the whole grid. Some cells lie in none.")
-        size = [line[0].stop - line[0].start for line in self._lines]
+        order = tuple(order) or tuple(range(len(shape)))
         self._stages = [
-            _Stage(axis, self._lines[axis], (channels, *size[:axis]), self._shape[axis + 1 :], device)
-            for axis in reversed(range(len(shape)))
+            _Stage(axis, self._lines[axis], channels, size, order[order.index(axis) + 1 :], device)
+            for axis, size in _waiting(self._lines, self._shape, order)
         ]
-        self._weights: _Kept = _Kept()
-        self._totals: _Kept = _Kept()
+        self._kept: dict[Any, torch.Tensor] = {}
 
     def add(self, window: Window, values: torch.Tensor) -> None:
         """Blend in float32 ``(channels, *window)`` values, which are written over."""
@@ -215,108 +218,129 @@ class Blend:
 
         with torch.inference_mode():
             values = values.contiguous()
-            values *= self._weight(window, values.device)
+            for part in pieces(values.shape[1:]):
+                place = (slice(window[0].start + part.start, window[0].start + part.stop), *window[1:])
+                values[:, part] *= self._weight(window, place, values.device)
             place = window
             for stage in self._stages:
                 values, place = stage.take(values, place)
-            self._done(place, values / self._total(place, values.device))
+            for part in pieces(values.shape[1:]):
+                inner = (slice(place[0].start + part.start, place[0].start + part.stop), *place[1:])
+                values[:, part] /= self._total(inner, values.device)
+            self._done(place, values)
 
-    def _weight(self, window: Window, device: torch.device) -> torch.Tensor:
-        if self._ramp is None:
-            return self._weights.get((), device, lambda: gaussian_weight(window))
-        ramp = self._ramp
-        edges = tuple((w.start == 0, w.stop == n) for w, n in zip(window, self._shape, strict=True))
-        return self._weights.get(edges, device, lambda: linear_weight(window, self._shape, ramp))
+    def _weight(self, window: Window, part: Window, device: torch.device) -> torch.Tensor:
+        """Return the weights of a window in a part of it."""
+        lines = [
+            self._line(axis, w, device)[p.start - w.start : p.stop - w.start]
+            for axis, (w, p) in enumerate(zip(window, part, strict=True))
+        ]
+        weight = lines[0]
+        for line in lines[1:]:
+            weight = weight[..., None] * line
+        return weight.clamp_min_(self._floor) if self._floor else weight
 
     def _total(self, block: Window, device: torch.device) -> torch.Tensor:
         """Return the sum of all windows' weights in a block."""
+        import torch
+
         meet = [
             [line for line in lines if line.start < b.stop and line.stop > b.start]
             for lines, b in zip(self._lines, block, strict=True)
         ]
-        key = tuple(
-            (b.stop - b.start, *((w.start - b.start, w.start == 0, w.stop == n) for w in line))
-            for line, b, n in zip(meet, block, self._shape, strict=True)
-        )
-        return self._totals.get(key, device, lambda: self._sum(block, meet))
-
-    def _sum(self, block: Window, meet: Sequence[Sequence[slice]]) -> NDArray[np.float64]:
-        axes = [[self._part(w, b, n) for w in line] for line, b, n in zip(meet, block, self._shape, strict=True)]
-        if self._ramp is not None:  # a sum of products over all combinations is the product of the sums
-            sums = [np.zeros(b.stop - b.start) for b in block]
-            for total, parts in zip(sums, axes, strict=True):
-                for at, weight in parts:
-                    total[at] += weight
-            return _product(sums)
-        total = np.zeros([b.stop - b.start for b in block])
-        for one in itertools.product(*axes):
-            where = tuple(place for place, _ in one)
-            total[where] += np.maximum(_product([weight for _, weight in one]), GAUSSIAN_FLOOR)
+        total = torch.zeros([b.stop - b.start for b in block], device=device)
+        for window in itertools.product(*meet):
+            part = tuple(slice(max(w.start, b.start), min(w.stop, b.stop)) for w, b in zip(window, block, strict=True))
+            at = tuple(slice(p.start - b.start, p.stop - b.start) for p, b in zip(part, block, strict=True))
+            total[at] += self._weight(window, part, device)
         return total
 
-    def _part(self, line: slice, block: slice, length: int) -> tuple[slice, NDArray[np.float64]]:
-        """Return where a window lies in a block along one axis, and its weights there."""
-        size = line.stop - line.start
-        weight = gaussian_line(size) if self._ramp is None else linear_line(line, length, self._ramp)
-        first, last = max(line.start, block.start), min(line.stop, block.stop)
-        return slice(first - block.start, last - block.start), weight[first - line.start : last - line.start]
+    def _line(self, axis: int, line: slice, device: torch.device) -> torch.Tensor:
+        """Return a window's weights along an axis."""
+        import torch
+
+        n = self._shape[axis]
+        key = (line.stop - line.start, line.start == 0, line.stop == n)
+        if key not in self._kept:
+            weight = gaussian_line(key[0]) if self._ramp is None else linear_line(line, n, self._ramp)
+            self._kept[key] = torch.from_numpy(weight.astype(np.float32)).to(device)
+        return self._kept[key]
+
+
+def least_held(todo: Sequence[Window], shape: Sequence[int]) -> tuple[int, ...]:
+    """Return the order of axes, the outermost first, with which a `Blend` of these windows holds the fewest cells.
+
+    Of several such orders, that with the longest axis outermost: whoever gathers layers then has thin ones.
+    """
+    lines = [_distinct(w[axis] for w in todo) for axis in range(len(shape))]
+
+    def held(order: Sequence[int]) -> tuple[int, ...]:
+        return sum(math.prod(size) for _, size in _waiting(lines, shape, order)), *(-shape[axis] for axis in order)
+
+    return min(itertools.permutations(range(len(shape))), key=held)
+
+
+def _waiting(
+    lines: Sequence[Sequence[slice]], shape: Sequence[int], order: Sequence[int]
+) -> list[tuple[int, tuple[int, ...]]]:
+    """Return, for the stage of each axis, the innermost first, the grid of the sums that wait there."""
+    size = [line[0].stop - line[0].start for line in lines]
+    depth = [max((a.stop - b.start for a, b in itertools.pairwise(line)), default=0) for line in lines]
+    stages = []
+    for k in reversed(range(len(order))):
+        grid = list(shape)
+        for axis in order[:k]:
+            grid[axis] = size[axis]
+        grid[order[k]] = depth[order[k]]
+        stages.append((order[k], tuple(grid)))
+    return stages
+
+
+def pieces(shape: Sequence[int]) -> Iterator[slice]:
+    """Yield the planes of a grid in pieces of `PIECE` cells or so; arrays made for a piece stay in the cache."""
+    step = max(1, PIECE // max(1, math.prod(shape[1:])))
+    for first in range(0, shape[0], step):
+        yield slice(first, min(first + step, shape[0]))
 
 
 class _Stage:
     """One axis of a `Blend`: adds what waits, passes on what is done, keeps the rest.
 
-    `before` is the number of channels and the window's size along the axes before, `after` the grid's along the others.
+    `size` is the grid of what waits, of which only the axes `inner` have the whole grid's length.
     """
 
     def __init__(
         self,
         axis: int,
         lines: Sequence[slice],
-        before: Sequence[int],
-        after: Sequence[int],
+        channels: int,
+        size: Sequence[int],
+        inner: Sequence[int],
         device: torch.device | None,
     ) -> None:
         import torch
 
-        self._axis = axis
+        self._axis, self._inner = axis, frozenset(inner)
         self._ends = {a.start: b.start for a, b in itertools.pairwise(lines)}
         self._starts = {b.start: a.stop for a, b in itertools.pairwise(lines)}
-        depth = max((a.stop - b.start for a, b in itertools.pairwise(lines)), default=0)
-        shape = (*before, depth, *after)
-        half = 4 * int(np.prod(shape)) > HALF_ABOVE
-        self._waiting = torch.zeros(shape, dtype=torch.float16 if half else torch.float32, device=device)
+        shape = (channels, *size)
+        half = 4 * math.prod(shape) > HALF_ABOVE
+        self._waiting = torch.empty(shape, dtype=torch.float16 if half else torch.float32, device=device)
 
     def take(self, values: torch.Tensor, place: Window) -> tuple[torch.Tensor, Window]:
-        axis = self._axis
+        axis, dim = self._axis, self._axis + 1
         line = place[axis]
-        after = place[axis + 1 :]
-        dim = axis + 1
-        waiting = self._waiting[(slice(None),) * (dim + 1) + after]
+        waiting = self._waiting[(slice(None), *(p if a in self._inner else slice(None) for a, p in enumerate(place)))]
         met = self._starts.get(line.start, line.start) - line.start
         if met > 0:
-            values.narrow(dim, 0, met).add_(waiting.narrow(dim, 0, met))
+            mine, theirs = values.narrow(dim, 0, met), waiting.narrow(dim, 0, met)
+            for part in pieces(mine.shape[1:]):  # of float16, torch makes a copy in float32 first
+                mine[:, part] += theirs[:, part]
         end = self._ends.get(line.start, line.stop)
         rest = line.stop - end
         if rest > 0:
             waiting.narrow(dim, 0, rest).copy_(values.narrow(dim, end - line.start, rest))
-        return values.narrow(dim, 0, end - line.start), (*place[:axis], slice(line.start, end), *after)
-
-
-class _Kept:
-    """The arrays that were used last, as float32 tensors."""
-
-    def __init__(self) -> None:
-        self._by_key: OrderedDict[Any, torch.Tensor] = OrderedDict()
-
-    def get(self, key: Any, device: torch.device, make: Callable[[], NDArray[np.float64]]) -> torch.Tensor:
-        import torch
-
-        if key not in self._by_key:
-            self._by_key[key] = torch.from_numpy(make().astype(np.float32)).to(device)
-            if len(self._by_key) > KEPT:
-                self._by_key.popitem(last=False)
-        self._by_key.move_to_end(key)
-        return self._by_key[key]
+        return values.narrow(dim, 0, end - line.start), (*place[:axis], slice(line.start, end), *place[axis + 1 :])
 
 
 def _distinct(lines: Iterable[slice]) -> list[slice]:

@@ -89,7 +89,8 @@ class Segmenter(Protocol):
 
     The rest is as for `Predictor`; of the view "slices", stride and offset are those of the plane. A network of several
     members, or that looks at flips too, may have an attribute ``spread`` that is true: then it gives one channel more,
-    the last, with the standard deviation of P(not background) over them.
+    the last, with the standard deviation of P(not background) over them. One with an attribute ``logits`` that is true
+    gives the classes' logits in place of their probabilities; the softmax is then taken piece by piece.
     """
 
     stride: int

@@ -15,14 +15,17 @@ from inspection_core.models.compiled import Compiled
 
 
 class Mean(nn.Module):
-    """Class probabilities, averaged over several networks."""
+    """Class probabilities, averaged over several networks; of a lone network its logits, where they are asked for."""
 
-    def __init__(self, networks: Sequence[nn.Module]) -> None:
+    def __init__(self, networks: Sequence[nn.Module], logits: bool = False) -> None:
         super().__init__()
         self.networks = nn.ModuleList(networks)
+        self.logits = logits and len(networks) == 1
 
     def forward(self, batch: Tensor) -> Tensor:
-        """Return ``(B, 1 + K, *grid)`` probabilities."""
+        """Return ``(B, 1 + K, *grid)`` probabilities, or logits."""
+        if self.logits:
+            return cast("Tensor", self.networks[0](batch))
         found = [network(batch).softmax(dim=1) for network in self.networks]
         return found[0] if len(found) == 1 else torch.stack(found).mean(dim=0)
 
@@ -38,10 +41,14 @@ class Average:
         An input that networks are traced with for OpenVINO.
     window
         ``(C, *spatial)`` of every input to come, where it is known.
+    logits
+        Give a lone network's logits, which takes less memory than a softmax behind it.
     """
 
-    def __init__(self, networks: Sequence[nn.Module], example: Tensor, window: Sequence[int] = ()) -> None:
-        self._mean = Mean(networks).eval().requires_grad_(False)  # an export takes them as constants
+    def __init__(
+        self, networks: Sequence[nn.Module], example: Tensor, window: Sequence[int] = (), logits: bool = False
+    ) -> None:
+        self._mean = Mean(networks, logits).eval().requires_grad_(False)  # an export takes them as constants
         self._call: Callable[[Tensor], Tensor] = self._mean
         self._compiled: Compiled | None = None
         self._example, self._window = example, tuple(window)
@@ -52,8 +59,13 @@ class Average:
         """What runs the networks; see `inspection_core.device.Device`."""
         return "torch" if self._device is None else self._device.runtime
 
+    @property
+    def logits(self) -> bool:
+        """Whether logits are what is given."""
+        return self._mean.logits
+
     def __call__(self, batch: Tensor) -> Tensor:
-        """Return ``(B, 1 + K, *grid)`` probabilities, which the next call may write over."""
+        """Return ``(B, 1 + K, *grid)`` probabilities or logits, which the next call may write over."""
         return self._call(batch)
 
     def to(self, device: Device) -> None:

@@ -29,11 +29,16 @@ class MonaiUNet:
     def __init__(self, networks: Sequence[nn.Module], card: ModelCard) -> None:
         channels, window = len(card.channels), card.preparation.window_size
         example = torch.zeros(1, channels, *(2 * card.preparation.multiple,) * 3)
-        self._average = Average(networks, example, (channels, *window) if window else ())
+        self._average = Average(networks, example, (channels, *window) if window else (), logits=True)
 
     def __call__(self, batch: Tensor) -> Tensor:
-        """Return ``(B, 1 + K, d, h, w)`` probabilities."""
+        """Return ``(B, 1 + K, d, h, w)`` probabilities, or logits where `logits` says so."""
         return self._average(batch)
+
+    @property
+    def logits(self) -> bool:
+        """Whether it gives logits: a lone network does."""
+        return self._average.logits
 
     @property
     def runtime(self) -> str:

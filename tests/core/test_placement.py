@@ -168,7 +168,8 @@ GRIDS = {
 
 @pytest.mark.parametrize(("size", "resized", "stride", "offset"), GRIDS.values(), ids=GRIDS)
 @pytest.mark.parametrize("spread", [False, True])
-def test_blocks_come_to_what_the_whole_does(size, resized, stride, offset, spread):
+@pytest.mark.parametrize("order", [(0, 1, 2), (1, 2, 0), (2, 0, 1)])
+def test_blocks_come_to_what_the_whole_does(size, resized, stride, offset, spread, order):
     """Blocks of uneven layers and lines give score, mask and spread as all at once; the axes are turned and flipped."""
     source = (size[1], size[2] + 2, size[0])
     place = Placement(source, (2, 0, 1), (True, False, True), (0, 0, 1), size, resized, tuple(n + 3 for n in resized))
@@ -176,9 +177,10 @@ def test_blocks_come_to_what_the_whole_does(size, resized, stride, offset, sprea
     values = np.random.default_rng(0).dirichlet((1.0,) * 4, cells).transpose(3, 0, 1, 2)[1:].astype(np.float16)
     more = np.concatenate([values, values[:1] / 2]) if spread else values
     steps = (stride,) * 3, (offset,) * 3
-    found = ClassMap(3, cells, place, *steps, 0.0, spread)
+    found = ClassMap(3, cells, place, *steps, 0.0, spread, order)
     cuts = [[0, n // 4, n // 2, n] for n in cells]
-    for box in itertools.product(*(list(itertools.pairwise(c)) for c in cuts)):
+    boxes = itertools.product(*(list(itertools.pairwise(c)) for c in cuts))
+    for box in sorted(boxes, key=lambda b: [b[axis] for axis in order]):
         at = tuple(slice(*b) for b in box)
         found.add(at, more[(slice(None), *at)].astype(np.float32))
     score, mask, apart = found.result()

@@ -1,15 +1,21 @@
 """A network over a volume: windows, neighbours, blending, and what a network must give."""
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
 
 from inspection_core import tiling
-from inspection_core.card import Preparation
+from inspection_core.card import ModelCard, Policy, Preparation
 from inspection_core.device import Device
+from inspection_core.engine import LoadedModel
 from inspection_core.errors import GeometryError, ModelError
-from inspection_core.sweep import sweep, sweep_blocks, volume_windows
-from inspection_core.tiling import Blend, Stitcher, gaussian_weight, windows
+from inspection_core.geometry import Geometry
+from inspection_core.image import Image
+from inspection_core.prepare import prepare
+from inspection_core.sweep import sweep, sweep_blocks, volume_windows, walk
+from inspection_core.tiling import Blend, Stitcher, gaussian_weight, least_held, windows
 
 CPU = Device("cpu")
 
@@ -76,7 +82,7 @@ def test_a_network_that_does_not_fit_its_card_is_named():
         sweep(echo, picture(1, 6, 6, 6), CPU, preparation(), 1, 3)
 
 
-def blended(todo, shape, results, ramp) -> np.ndarray:
+def blended(todo, shape, results, ramp, order=()) -> np.ndarray:
     """Return what a blend of windows hands out, put together; each cell comes once."""
     out = np.full((len(results[0]), *shape), np.nan, np.float32)
 
@@ -84,8 +90,9 @@ def blended(todo, shape, results, ramp) -> np.ndarray:
         assert np.isnan(out[(slice(None), *place)]).all()
         out[(slice(None), *place)] = values
 
-    blend = Blend(todo, shape, len(out), ramp, done)
-    for window, values in zip(todo, results, strict=True):
+    blend = Blend(todo, shape, len(out), ramp, done, order=order)
+    pairs = zip(todo, results, strict=True)
+    for window, values in sorted(pairs, key=lambda pair: [pair[0][axis].start for axis in order or (0, 1, 2)]):
         blend.add(window, torch.from_numpy(values.astype(np.float32)))
     return out
 
@@ -102,6 +109,33 @@ def test_a_blend_by_blocks_is_that_of_the_whole(shape, overlap, even):
         for stitcher, channel in zip(whole, values, strict=True):
             stitcher.add(window, channel)
     assert np.allclose(blended(todo, shape, results, 2), [s.result() for s in whole], atol=1e-6)
+
+
+@pytest.mark.parametrize("ramp", [None, 2])
+@pytest.mark.parametrize("order", list(itertools.permutations(range(3))))
+def test_any_order_of_axes_and_any_pieces_give_the_same(order, ramp, monkeypatch):
+    """Windows that are moved back at the border too, so that three meet in one cell."""
+    shape, rng = (13, 9, 21), np.random.default_rng(0)
+    todo = windows(shape, (6, 4, 4), 0.5, 1, even=False)
+    results = [rng.random((2, 6, 4, 4)) for _ in todo]
+    expected = blended(todo, shape, results, ramp)
+    monkeypatch.setattr(tiling, "PIECE", 20)
+    assert np.allclose(blended(todo, shape, results, ramp, order), expected, atol=1e-6)
+
+
+def test_the_order_that_holds_least_is_taken():
+    """Of a volume, the longest axis outermost, also where another has a lone window; slices stay in their order."""
+    todo = windows((64, 16, 32), (16, 16, 16), 0.5)
+    assert least_held(todo, (64, 16, 32))[0] == 0
+    assert least_held(windows((16, 32, 64), (16,) * 3, 0.5), (16, 32, 64))[0] == 2
+
+    def held(order):
+        blend = Blend(todo, (64, 16, 32), 1, None, lambda place, values: None, order=order)
+        return sum(stage._waiting.numel() for stage in blend._stages)
+
+    orders = list(itertools.permutations(range(3)))
+    assert held(least_held(todo, (64, 16, 32))) == min(held(order) for order in orders)
+    assert walk((8, 64, 64), preparation("slices")) == (0, 1, 2)
 
 
 @pytest.mark.parametrize(("overlap", "size"), [(0.5, 8), (0.6, 8), (0.25, 12)])
@@ -215,3 +249,50 @@ def test_a_smaller_tile_is_a_rung_of_its_own():
     assert {w[0].stop - w[0].start for w in volume_windows((24, 24, 24), way, shrink=2)} == {6}
     fixed = preparation(window_size=(8, 8, 8))
     assert volume_windows((24, 24, 24), fixed, shrink=2) == volume_windows((24, 24, 24), fixed)
+
+
+def test_torch_blends_with_one_core_and_computes_with_all():
+    seen, before = [], torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+
+        def network(batch):
+            seen.append(torch.get_num_threads())
+            return batch[:, :1]
+
+        way = preparation(window_size=(6, 6, 6))
+        sweep_blocks(network, picture(1, 8, 6, 6), CPU, way, 1, 1, lambda *_: seen.append(torch.get_num_threads()))
+        assert set(seen[::2]) == {3}
+        assert set(seen[1::2]) == {1}
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_a_volume_begins_anew_on_each_rung(tmp_path):
+    """Memory runs out half way with a batch of two; with one window at a time nothing of that run is left."""
+    shape = (12, 16, 20)
+    way = preparation(window_size=(8, 8, 8), multiple=1, short_side=0)
+    card = ModelCard(
+        "m", "1", "x", "segmentation", ("CT",), "s", classes=("a",), preparation=way, policy=Policy(kind="band")
+    )
+
+    class OneAtATime:
+        stride, offset, calls = 1, 0.0, 0
+
+        def __call__(self, batch):
+            self.calls += 1
+            if len(batch) > 1 and self.calls == 3:
+                raise MemoryError
+            return torch.cat([1 - batch, batch], dim=1)
+
+        def to(self, device):
+            pass
+
+    pixels = np.random.default_rng(0).random((1, *shape), np.float32)
+    prepared = prepare(Image(pixels, Geometry.from_spacing(shape, (1, 1, 1)), ("CT",)), card)
+    expected, _ = LoadedModel(card, tmp_path, OneAtATime(), CPU).run_classes(prepared)
+    found, rung = LoadedModel(card, tmp_path, OneAtATime(), Device("cpu", 2)).run_classes(prepared)
+    assert rung.batch == 1
+    assert np.array_equal(found.score, expected.score)
+    assert np.array_equal(found.mask, expected.mask)

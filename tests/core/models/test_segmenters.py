@@ -8,7 +8,7 @@ import torch
 
 from inspection_core.card import ModelCard, Policy, Preparation
 from inspection_core.device import Device
-from inspection_core.engine import Engine
+from inspection_core.engine import Engine, LoadedModel
 from inspection_core.errors import ModelError
 from inspection_core.geometry import Geometry
 from inspection_core.image import Image
@@ -16,6 +16,7 @@ from inspection_core.infer import predict
 from inspection_core.models import FITTERS, MODELS, load_predictor, monai_unet, timm_unet, weights
 from inspection_core.models.exported import make as make_exported
 from inspection_core.models.intensity_band import make
+from inspection_core.prepare import prepare
 
 CPU = Device("cpu")
 VIEWS = {"image": (8, 8), "slices": (8, 8), "volume": (8, 8, 8)}
@@ -189,6 +190,42 @@ def test_blocks_in_openvino_are_those_of_torch(tmp_path):
     with torch.inference_mode():
         compiled = predictor(batch).clone()
         predictor.to(CPU)
-        assert torch.allclose(predictor(batch), compiled, atol=1e-3)
+        assert torch.allclose(predictor(batch), compiled, atol=1e-5)
         predictor.to(Device("cpu", runtime="openvino"))
         assert torch.equal(predictor(batch), compiled)
+
+
+@pytest.mark.parametrize("average", ["probabilities", "logits"])
+@pytest.mark.parametrize("temperature", [1.0, 1.7])
+def test_a_lone_network_gives_logits_and_the_result_is_the_same(tmp_path, average, temperature):
+    """Beside the same network asked for probabilities, over windows that overlap."""
+    card = card_of("volume")
+    card = replace(
+        card,
+        preparation=replace(card.preparation, window_size=(16, 16, 16), overlap=0.5, average=average),
+        calibration=replace(card.calibration, temperature=temperature),
+    )
+    card = replace(card, architecture="monai-unet", parameters={"channels": (4, 8)})
+    torch.manual_seed(0)
+    network = monai_unet.build(card)
+    card = weights.save(tmp_path, card, {f"0.{name}": t for name, t in network.state_dict().items()})
+    predictor = load_predictor(tmp_path, card, CPU)
+    assert predictor.logits
+
+    class Probabilities:
+        stride, offset = 1, 0.0
+
+        def __call__(self, batch):
+            return network.eval()(batch).softmax(dim=1)
+
+        def to(self, device):
+            pass
+
+    rng = np.random.default_rng(0)
+    image = Image(rng.random((2, 24, 20, 40), np.float32), Geometry.from_spacing((24, 20, 40), (1, 1, 1)), ("a", "b"))
+    prepared = prepare(image, card)
+    found, expected = (
+        LoadedModel(card, tmp_path, one, CPU).run_foreground(prepared)[0] for one in (predictor, Probabilities())
+    )
+    assert np.allclose(found, expected, atol=1e-3)
+    assert found.std() > 0.01
