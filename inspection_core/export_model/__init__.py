@@ -224,7 +224,8 @@ def _write(
     channels = len(card.channels) * (2 * preparation.neighbours + 1)
     free = 0 if preparation.window_size else preparation.multiple
     samples = _samples(model, precision, calibrate)
-    call = cast("Callable[[Any], Any]", predictor)
+    given = cast("Callable[[Any], Any]", predictor)
+    call = (lambda batch: given(batch).softmax(dim=1)) if getattr(predictor, "logits", False) else given
     shape = (channels, *(preparation.window_size or (2 * free,) * len(window(preparation))))
     network = Network(card.id, call, shape, ("probabilities",), free)
     card = replace(
