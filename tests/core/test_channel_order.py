@@ -99,8 +99,16 @@ def test_an_empty_input_has_finite_figures():
 ONE = ({"a": 1.0}, {"a": 2.0})
 # name: (what is done, error, message)
 BAD = {
-    "two studies": (lambda: fit_channel_order([ONE] * 2), UsageError, r"three studies or more with the same ones\. Got 2"),
-    "other channels": (lambda: fit_channel_order([ONE, ONE, ONE[:1]]), UsageError, r"three studies or more with the same ones"),
+    "two studies": (
+        lambda: fit_channel_order([ONE] * 2),
+        UsageError,
+        r"three studies or more with the same ones\. Got 2",
+    ),
+    "other channels": (
+        lambda: fit_channel_order([ONE, ONE, ONE[:1]]),
+        UsageError,
+        r"three studies or more with the same ones",
+    ),
     "no rate": (lambda: fit_channel_order([ONE] * 3, 1.0), UsageError, r"false alarms is between 0 and 1\. Got 1"),
     "too few weights": (lambda: ChannelOrder(("a",), ((),)), ModelError, "a finite weight for each of 1 features"),
     "no number": (lambda: ChannelOrder(("a",), ((math.nan,),)), ModelError, "a finite weight for each of 1 features"),
