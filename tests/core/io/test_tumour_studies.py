@@ -6,6 +6,8 @@ import itertools
 import numpy as np
 import pytest
 
+from inspection_core.cases import find_cases, read_slices
+from inspection_core.channel_order import check_order
 from inspection_core.demo_scans import MODEL
 from inspection_core.engine import Engine
 from inspection_core.errors import ReadError
@@ -14,6 +16,7 @@ from inspection_core.infer import predict
 from inspection_core.inputs import list_inputs, open_input
 from inspection_core.io.nifti import write_nifti
 from inspection_core.phantom import CHANNELS, phantom
+from inspection_core.prepare import prepare
 from inspection_core.studies import for_channels
 
 PLANES = slice(11, 17)
@@ -137,6 +140,29 @@ def test_what_is_no_brain_is_said_to_be_unlike(model):
     array = rng.integers(0, 900, (3, 6, 90, 90)).astype(np.int16)
     noise = Image(array, phantom().image.geometry.resized((6, 90, 90)), CHANNELS)
     assert any(w.startswith("unlike the") for w in predict(noise, model).warnings)
+
+
+def exchanged(image, model):
+    prepared = prepare(image, model.card)
+    return check_order(prepared.pixels, prepared.place.resized, model.card.calibration.order, CHANNELS)
+
+
+def test_exchanged_channels_are_said(model):
+    image = phantom().image
+    assert exchanged(image, model) == ()
+    for order in [(1, 0, 2), (0, 2, 1), (1, 2, 0), (2, 0, 1)]:  # its pre and post are nearly one
+        said = exchanged(dataclasses.replace(image, array=image.array[list(order)]), model)
+        assert said[0].startswith("channels look exchanged: ")
+
+
+@pytest.mark.data
+def test_exchanged_channels_of_real_patients_are_said(model, shared_data):
+    cases = find_cases(shared_data / "medical" / "lgg2d" / "val")
+    for case in sorted(cases, key=lambda c: len(c.images))[:3]:
+        image = read_slices(case.images, CHANNELS)
+        assert exchanged(image, model) == ()
+        said = exchanged(dataclasses.replace(image, array=image.array[[1, 0, 2]]), model)
+        assert said[0].startswith("channels look exchanged: pre looks like FLAIR, FLAIR looks like pre.")
 
 
 def test_all_pairs_of_stand_ins_are_taken(study, model):
