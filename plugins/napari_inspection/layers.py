@@ -308,7 +308,7 @@ def texts_layer(case: Case, places: NDArray[np.floating[Any]], texts: list[str])
         "size": 1e-3,
         "opacity": 1.0,
         "features": {"text": texts},
-        "text": {"string": "{text}", "size": 10, "color": TEXT_COLOURS[is_bright(case)], "anchor": "lower_left"},
+        "text": {"string": "{text}", "size": 10, "color": TEXT_COLOURS[is_bright(case)], "anchor": "upper_left"},
         "metadata": {KEY: case},
     }
     return points, meta, "points"

@@ -139,12 +139,12 @@ class ReviewPanel(Undoing, QWidget):
         if self.go_on.isChecked() and action != "reopen":
             self.next()
 
-    def next(self) -> None:
+    def next(self, *, centre: bool = True) -> None:
         """Jump to the most doubtful finding that is left."""
         desk = self.session.desk
         number = desk.next_uncertain() if desk is not None else 0
         if number:
-            self.go_to(number)
+            self.go_to(number, centre=centre)
         else:
             self.session.say("info", "Every finding has a verdict." if desk is not None and desk.marks else EMPTY)
 
@@ -157,15 +157,15 @@ class ReviewPanel(Undoing, QWidget):
         at = shown.index(chosen[0]) + by if chosen and chosen[0] in shown else 0
         self.go_to(shown[int(np.clip(at, 0, len(shown) - 1))])
 
-    def go_to(self, number: int) -> None:
-        """Select a finding, and centre the picture on it."""
+    def go_to(self, number: int, *, centre: bool = True) -> None:
+        """Select a finding, show its slice, and centre the picture on it."""
         if self.table.findings.row_of(number) is None:
             return
         if number not in self.table.shown():
             self.filter.setCurrentText("all")
             self.classes.setCurrentText(ALL)
         self.table.pick([number])
-        self._jump()
+        self._jump(centre=centre)
 
     def merge(self) -> None:
         """Make one finding of those selected."""
@@ -280,7 +280,7 @@ class ReviewPanel(Undoing, QWidget):
             self._recolour(self.colours.currentText())
             self._fill(self.filled.isChecked())
             if some:
-                self.next()
+                self.next(centre=False)  # all of the picture is in view
         self._count()
 
     def _on_change(self, touched: Any) -> None:
@@ -310,8 +310,8 @@ class ReviewPanel(Undoing, QWidget):
         numbers = self.table.selected()
         self.session.select(numbers[0] if numbers else 0)
 
-    def _jump(self) -> None:
-        """Centre the picture on the selected finding."""
+    def _jump(self, *, centre: bool = True) -> None:
+        """Show the slice of the selected finding, and centre the picture on it."""
         desk, numbers = self.session.desk, self.table.selected()
         if desk is None or not numbers:
             return
@@ -321,7 +321,8 @@ class ReviewPanel(Undoing, QWidget):
         whole = np.array(viewer.dims.point)
         whole[n - len(point) :] = point
         viewer.dims.point = tuple(float(v) for v in whole)
-        viewer.scene.camera.center = tuple(float(whole[a]) for a in viewer.dims.displayed[-3:])
+        if centre:
+            viewer.scene.camera.center = tuple(float(whole[a]) for a in viewer.dims.displayed[-3:])
 
     def _filter(self) -> None:
         label = self.classes.currentText()
