@@ -209,13 +209,13 @@ REFUSED = {
     "a missing channel, by name": (
         scan(values(), values(), channels=("T1", "T1c")),
         card_of(MR),
-        r"takes the channels \['T1', 'FLAIR', 'T1c'\]\. Got \['T1', 'T1c'\] \(FLAIR missing\); convert the image",
+        r"expected the 3 channels T1, FLAIR, T1c\. Got 2, T1, T1c \(FLAIR missing\); give all 3 in this order in one file",
     ),
-    "one channel of several": (scan(), card_of(MR), r"\(T1, FLAIR, T1c missing\)"),
+    "one channel of several": (scan(), card_of(MR), r"Got 1 without a name; give all 3 in this order"),
     "another channel": (
         scan(channels=("T2",)),
         card_of(("T1",)),
-        r"takes the channels \['T1'\]\. Got \['T2'\]; convert",
+        r"expected the channel T1\. Got 1, T2; convert",
     ),
     "a picture": (
         Image(np.zeros((1, 6, 8), np.uint8), Geometry.pixels((6, 8)), ("grey",)),

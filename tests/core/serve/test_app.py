@@ -157,7 +157,7 @@ REFUSED = {
     ),
     "other channels": (
         image_to_bytes_of(np.zeros((2, 4, 4), np.uint8), np.eye(3), ("<script>", "b\n")),
-        *(IMAGE_TYPE, {}, 422, "ReadError", "takes the channels"),
+        *(IMAGE_TYPE, {}, 422, "ReadError", "expected the channel grey"),
     ),
     "an affine that is none": (
         image_to_bytes_of(np.zeros((1, 4, 4), np.uint8), np.zeros((3, 3))),
