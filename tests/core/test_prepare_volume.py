@@ -209,7 +209,7 @@ REFUSED = {
     "a missing channel, by name": (
         scan(values(), values(), channels=("T1", "T1c")),
         card_of(MR),
-        r"expected the 3 channels T1, FLAIR, T1c\. Got 2, T1, T1c \(FLAIR missing\); give all 3 in this order in one file",
+        r"expected the 3 channels T1, FLAIR, T1c\. Got 2, T1, T1c \(FLAIR missing\); give all 3 in this order",
     ),
     "one channel of several": (scan(), card_of(MR), r"Got 1 without a name; give all 3 in this order"),
     "another channel": (
