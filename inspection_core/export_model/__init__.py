@@ -47,6 +47,7 @@ from inspection_core.inputs import Choices, Input, list_inputs, open_input
 from inspection_core.io.atomic import write_text
 from inspection_core.io.results import dump
 from inspection_core.models import weights
+from inspection_core.models.compiled import openvino_core
 from inspection_core.models.exported import make
 from inspection_core.prediction import Prediction
 from inspection_core.studies import for_channels, stacks
@@ -329,6 +330,4 @@ def _twin(folder: Path, tolerance: float) -> edge.Twin:
 
 
 def _has_bfloat16() -> bool:
-    import openvino
-
-    return "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    return "BF16" in openvino_core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")

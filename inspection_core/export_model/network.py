@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from inspection_core.errors import ModelError, UsageError
 from inspection_core.export_model.precision import halve, quantise
+from inspection_core.models.compiled import openvino_core
 from inspection_core.models.exported import NAMES
 from inspection_core.models.runtimes import EXTRA, RUNTIMES, weights_of
 
@@ -103,7 +104,7 @@ def write_network(
         if target == "openvino":
             import openvino
 
-            read = openvino.Core().read_model(file)
+            read = openvino_core().read_model(file)
             file = folder / NAMES["openvino"]
             openvino.save_model(read, file, compress_to_fp16=precision != "fp32")
     except (RuntimeError, TypeError, ValueError, NotImplementedError) as error:

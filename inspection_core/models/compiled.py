@@ -8,6 +8,7 @@ time on all cores instead, and are compiled for each shape that comes; the last 
 
 from __future__ import annotations
 
+import functools
 import queue
 import threading
 import warnings
@@ -25,6 +26,27 @@ if TYPE_CHECKING:
 
 SHAPES = 16
 """Shapes that a network is kept compiled for; compiling takes about a tenth of a second."""
+
+
+_ONE = threading.Lock()
+
+
+def openvino_core() -> Any:
+    """Return the one ``openvino.Core`` of this process, which is never given back.
+
+    On processors with wide registers, OpenVINO's CPU plugin sets a stack for signal handlers when it is made, and puts
+    back what it found when it goes. Of several, gone in another order than they came, one puts back memory that is no
+    longer there; and the next signal, such as Ctrl-C, ends the process with a fault.
+    """
+    with _ONE:  # two threads that ask first would each make one
+        return _core()
+
+
+@functools.cache
+def _core() -> Any:
+    import openvino
+
+    return openvino.Core()
 
 
 def convert(module: torch.nn.Module, example: torch.Tensor) -> Any:
@@ -102,11 +124,8 @@ class Compiled:
     """
 
     def __init__(self, module: torch.nn.Module, example: torch.Tensor, alone: bool = False) -> None:
-        import openvino
-
         self._alone = alone
         self._model = convert(module, example)
-        self._core = openvino.Core()
         self._by_shape: OrderedDict[tuple[int, ...], queue.SimpleQueue[Any]] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -149,7 +168,7 @@ class Compiled:
             "INFERENCE_NUM_THREADS": str(cores),
             "ENABLE_CPU_PINNING": "NO",  # other threads, and other programs, need the cores too
         }
-        compiled = self._core.compile_model(model, "CPU", settings)
+        compiled = openvino_core().compile_model(model, "CPU", settings)
         free: queue.SimpleQueue[Any] = queue.SimpleQueue()
         for _ in range(calls):
             free.put(compiled.create_infer_request())

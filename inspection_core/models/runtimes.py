@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from inspection_core.device import Device, threads
 from inspection_core.errors import ModelError
+from inspection_core.models.compiled import openvino_core
 
 if TYPE_CHECKING:
     import torch
@@ -129,7 +130,7 @@ class OpenVino:
             import openvino
         except ImportError:
             raise ModelError(f"{path} is an OpenVINO model, and OpenVINO is not installed: {EXTRA}.") from None
-        core = openvino.Core()
+        core = openvino_core()
         # Else processors with bfloat16 use it unasked, and two machines differ.
         hint = "bf16" if precision == "bf16" else "f32"
         settings = {"INFERENCE_PRECISION_HINT": hint, "PERFORMANCE_HINT": "LATENCY"}

@@ -1,6 +1,8 @@
 """OpenVINO gives what torch gives, whatever the shape, from several threads at once."""
 
 import copy
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -88,3 +90,30 @@ def test_other_normalisations_stay_as_they_are():
     network = torch.nn.Sequential(torch.nn.GroupNorm(2, 4), torch.nn.LayerNorm(8), torch.nn.InstanceNorm2d(4)).eval()
     batch = torch.rand((1, 4, 8, 8), generator=torch.Generator().manual_seed(0))
     assert np.allclose(Compiled(network, batch)(batch.numpy())[0], network(batch).detach().numpy(), atol=1e-5)
+
+
+GIVEN_BACK = """
+import gc, signal
+import torch
+from inspection_core.models.compiled import Compiled
+
+def used():
+    compiled = Compiled(torch.nn.Conv2d(1, 1, 3).eval(), torch.zeros(1, 1, 8, 8))
+    compiled(torch.zeros(1, 1, 8, 8).numpy())
+    return compiled
+
+waiting = [used(), used()]
+while waiting:
+    del waiting[0]  # the oldest first
+    gc.collect()
+heard = []
+signal.signal(signal.SIGINT, lambda *_: heard.append(1))
+signal.raise_signal(signal.SIGINT)
+print(len(heard))
+"""
+
+
+def test_a_signal_is_heard_after_networks_were_given_back():
+    """Of several ``openvino.Core`` one would leave signals a stack that is gone: the process would end with a fault."""
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", GIVEN_BACK], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "1\n")
