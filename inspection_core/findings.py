@@ -26,8 +26,7 @@ from numpy.typing import NDArray
 from inspection_core.errors import GeometryError, ModelError, UsageError
 from inspection_core.geometry import FloatArray, Geometry
 from inspection_core.prediction import Finding
-from inspection_core.stretches import regions as regions_of_stretches
-from inspection_core.stretches import stretches
+from inspection_core.stretches import Stretches, stretches, touching
 
 IntArray = NDArray[np.int64]
 Floats = NDArray[np.floating[Any]]
@@ -94,11 +93,8 @@ def find(
         return np.zeros(score.shape, np.uint8), ()
     above = score > _rounded_down(low, score.dtype)
     runs = stretches(above)
-    number = regions_of_stretches(runs) + 1
-    table = _table(
-        runs.rows(), number, runs.length, runs.reduce(np.add, score, np.float64), runs.reduce(np.maximum, score),
-        np.ones(number.size, np.int64),
-    ).where(min_size, high)  # fmt: skip
+    number = touching(runs)
+    table = _measure(runs, number, score).where(min_size, high)
     if p_values is None:
         confidence, p = np.zeros(table.size.shape), None
     else:
@@ -164,16 +160,17 @@ def find_labelled(
     box = _box(labels)
     if box is None:
         return mask, ()
-    # Numbering regions takes 8 bytes a voxel or more; findings fill a small part of a scan.
     start = [line.start for line in box]
     inside = labels[box].astype(np.uint8)
-    regions = connected(inside)
-    table = _measure(regions, np.ascontiguousarray(score[box]), inside).where(min_size, -np.inf)
+    runs = stretches(inside)
+    number = touching(runs)
+    table = _measure(runs, number, score[box]).where(min_size, -np.inf)
     found = _findings(table, geometry.cropped(start, inside.shape), classes, np.clip(table.mean, 0, 1), None)
     if spread is not None:
-        sums = np.bincount(regions.ravel(), spread[box].ravel(), table.total + 1)[table.number]
+        sums = np.bincount(number, runs.reduce(np.add, spread[box], np.float64))[table.number]
         found = tuple(replace(f, spread=float(s / n)) for f, s, n in zip(found, sums, table.size, strict=True))
-    mask[box] = table.mask(regions)
+    runs.fill(~np.isin(number, table.number), inside, 0)
+    mask[box] = inside
     return mask, tuple(_moved(f, start) for f in found)
 
 
@@ -302,7 +299,8 @@ def find_numbered(
     if box is None:
         return ()
     start = [line.start for line in box]
-    table = _measure(ordered[box], np.ascontiguousarray(score[box]), ordered[box])
+    runs = stretches(ordered[box])
+    table = _measure(runs, runs.value, score[box])
     names = [labels[n] for n in numbers]
     part = geometry.cropped(start, ordered[box].shape)
     found = _findings(table, part, names, np.zeros(table.size.shape), None)
@@ -360,7 +358,7 @@ def connected(array: NDArray[Any]) -> NDArray[np.integer[Any]]:
 class _Regions:
     """Figures of R regions, all of shape ``(R,)`` or ``(R, ndim)``, in index units."""
 
-    number: IntArray  # value in the array of regions
+    number: IntArray  # that their stretches have
     kind: IntArray  # class index, from 1
     start: IntArray
     stop: IntArray
@@ -369,7 +367,6 @@ class _Regions:
     peak: Floats
     mean: Floats
     runs: tuple[IntArray, ...]  # of each region: (n, ndim + 1), the index of the first voxel and the last's last entry
-    total: int  # number of regions before any were dropped
 
     def where(self, min_size: int, high: float) -> _Regions:
         """Return the regions of at least `min_size` voxels with a peak above `high`, by falling peak, then size."""
@@ -385,54 +382,22 @@ class _Regions:
             peak=self.peak[order],
             mean=self.mean[order],
             runs=tuple(self.runs[i] for i in order),
-            total=self.total,
         )
 
-    def mask(self, regions: NDArray[np.integer[Any]]) -> NDArray[np.uint8]:
-        """Return the label mask that holds these regions only."""
-        kinds = np.zeros(self.total + 1, np.uint8)
-        kinds[self.number] = self.kind
-        return np.asarray(kinds[regions])
 
-
-def _measure(
-    regions: NDArray[np.integer[Any]], score: NDArray[np.floating[Any]], kinds: NDArray[np.integer[Any]]
-) -> _Regions:
-    """Measure all regions of an array that holds 0 or a region's number, from 1 without gaps."""
-    width = regions.shape[-1]
-    flat = regions.ravel()
-    inside = np.flatnonzero(flat)
-    if inside.size == 0:
-        none = np.zeros(0, np.int64)
-        return _table(np.zeros((0, regions.ndim + 1), np.int64), none, none, none + 0.0, none + 0.0, none)
-    number = flat[inside]
-    values = score.ravel()[inside].astype(np.float64)
-
-    new_run = (np.diff(inside) != 1) | (np.diff(number) != 0) | (inside[1:] % width == 0)
-    first = np.concatenate([[0], np.flatnonzero(new_run) + 1])
-    last = np.append(first[1:], inside.size) - 1
-    runs = np.stack([*np.unravel_index(inside[first], regions.shape), inside[last] % width], axis=1)
-    total, peak = np.add.reduceat(values, first), np.maximum.reduceat(values, first)
-    kind = kinds.ravel()[inside[first]].astype(np.int64)
-    return _table(runs, number[first].astype(np.int64), last - first + 1, total, peak, kind)
-
-
-def _table(runs: IntArray, number: IntArray, length: IntArray, total: Floats, peak: Floats, kind: IntArray) -> _Regions:
-    """Add up runs ``(n, ndim + 1)`` by the number of their region, from 1 without gaps."""
-    if not number.size:
-        none, points = np.zeros(0, np.int64), np.zeros((0, runs.shape[1] - 1), np.int64)
-        return _Regions(none, none, points, points, points + 0.0, none, none + 0.0, none + 0.0, (), 0)
-    order = np.argsort(number, kind="stable")  # runs by region, in raster order within each
-    runs, number, length, kind = runs[order], number[order], length[order], kind[order]
-    total, peak = total[order], peak[order]
-    n = runs.shape[1] - 1
-    begin = np.flatnonzero(np.diff(number, prepend=0))
+def _measure(of: Stretches, number: IntArray, score: NDArray[np.floating[Any]]) -> _Regions:
+    """Add up stretches, one or more, by the number of their region; its class is what they hold."""
+    order = np.argsort(number, kind="stable")  # by region, in raster order within each
+    runs, length, number = of.rows()[order], of.length[order], number[order]
+    total, peak = of.reduce(np.add, score, np.float64)[order], of.reduce(np.maximum, score)[order]
+    n = len(of.shape)
+    begin = np.flatnonzero(np.diff(number, prepend=-1))
     size = np.add.reduceat(length, begin)
     middle = runs[:, :n].astype(np.float64)
     middle[:, -1] = (runs[:, n - 1] + runs[:, n]) / 2
     return _Regions(
         number=number[begin],
-        kind=kind[begin],
+        kind=of.value[order][begin],
         start=np.minimum.reduceat(runs[:, :n], begin),
         stop=np.maximum.reduceat(runs[:, [*range(n - 1), n]], begin) + 1,
         centroid=np.add.reduceat(middle * length[:, None], begin) / size[:, None],
@@ -440,7 +405,6 @@ def _table(runs: IntArray, number: IntArray, length: IntArray, total: Floats, pe
         peak=np.maximum.reduceat(peak.astype(np.float64), begin),
         mean=np.add.reduceat(total, begin) / size,
         runs=tuple(np.split(runs, begin[1:])),
-        total=begin.size,
     )
 
 

@@ -1,4 +1,4 @@
-"""Connected regions of a mask, found from its stretches: the maximal rows of voxels along the last axis.
+"""Connected regions of a mask, found from its stretches: the maximal rows of equal voxels along the last axis.
 
 A mask of some hundred lines has some hundred stretches where it has some hundred thousand voxels. Which of them touch
 is found by searching sorted lists, so what is made is small: no number for every voxel, as labelling needs.
@@ -23,7 +23,9 @@ class Stretches:
     Parameters
     ----------
     shape
-        Of the mask.
+        Of the mask, ``(z, y, x)`` or ``(y, x)``.
+    value
+        ``(n,)``: what the voxels of each stretch hold; never 0.
     line
         ``(n,)``: the place of each stretch's line among all lines, in raster order.
     start, stop
@@ -31,6 +33,7 @@ class Stretches:
     """
 
     shape: tuple[int, ...]
+    value: IntArray
     line: IntArray
     start: IntArray
     stop: IntArray
@@ -47,8 +50,7 @@ class Stretches:
 
     def rows(self) -> IntArray:
         """Return ``(n, ndim + 1)``: the index of each first voxel, and the last entry of the last voxel's."""
-        lines = np.unravel_index(self.line, self.shape[:-1]) if len(self.shape) > 1 else ()
-        return np.stack([*lines, self.start, self.stop - 1], axis=1)
+        return np.stack([*np.unravel_index(self.line, self.shape[:-1]), self.start, self.stop - 1], axis=1)
 
     def reduce(self, ufunc: np.ufunc, values: NDArray[Any], dtype: Any = None) -> NDArray[Any]:
         """Return ``(n,)``: a reduction, such as ``numpy.add``, of the values in each stretch."""
@@ -68,23 +70,25 @@ class Stretches:
             flat[first : first + length] = value
 
 
-def stretches(mask: NDArray[np.bool_]) -> Stretches:
-    """Return the stretches of a boolean mask."""
+def stretches(mask: NDArray[Any]) -> Stretches:
+    """Return the stretches of a mask: boolean, of classes, or of numbers of regions."""
     width = mask.shape[-1]
     lines = np.ascontiguousarray(mask).reshape(-1, width)
     seen = np.flatnonzero(lines.any(axis=1))  # most lines of most masks are empty
     part = lines[seen]
-    edge = np.empty((len(seen), width + 1), bool)
-    edge[:, 0], edge[:, -1] = part[:, 0], part[:, -1]
-    np.not_equal(part[:, 1:], part[:, :-1], out=edge[:, 1:-1])
-    line, place = np.divmod(np.flatnonzero(edge), width + 1)
-    return Stretches(mask.shape, seen[line[::2]], place[::2], place[1::2])
+    begins = np.ones(part.shape, bool)
+    np.not_equal(part[:, 1:], part[:, :-1], out=begins[:, 1:])
+    first = np.flatnonzero(begins)
+    value, length = part.ravel()[first], np.diff(first, append=part.size)
+    some = np.flatnonzero(value)
+    line, start = np.divmod(first[some], width)
+    return Stretches(mask.shape, value[some].astype(np.int64), seen[line], start, start + length[some])
 
 
-def regions(of: Stretches) -> IntArray:
+def touching(of: Stretches) -> IntArray:
     """Return for each stretch the number of its region, from 0 in the order of their first voxels.
 
-    Voxels are connected through faces, edges and corners: 8 neighbours in 2-D, 26 in 3-D.
+    Voxels of one value are connected through faces, edges and corners: 8 neighbours in 2-D, 26 in 3-D.
     """
     from scipy import sparse
     from scipy.sparse.csgraph import connected_components
@@ -92,7 +96,7 @@ def regions(of: Stretches) -> IntArray:
     count = of.line.size
     if not count:
         return np.zeros(0, np.int64)
-    index = np.stack(np.unravel_index(of.line, of.shape[:-1]), axis=1) if len(of.shape) > 1 else np.zeros((count, 0))
+    index = np.stack(np.unravel_index(of.line, of.shape[:-1]), axis=1)
     span = of.shape[-1] + 2
     starts, stops = of.line * span + of.start, of.line * span + of.stop
     pairs = []
@@ -108,6 +112,8 @@ def regions(of: Stretches) -> IntArray:
         place = np.arange(many.sum()) - np.repeat(np.cumsum(many) - many, many)
         pairs.append(np.stack([np.repeat(there, many), np.repeat(low, many) + place]))
     a, b = np.concatenate(pairs, axis=1) if pairs else np.zeros((2, 0), np.int64)
+    same = of.value[a] == of.value[b]
+    a, b = a[same], b[same]
     graph = sparse.coo_array((np.ones(a.size, bool), (a, b)), shape=(count, count))
     _, number = connected_components(graph, directed=False)
     # Numbered by their first stretch, whatever order the search went in.

@@ -6,25 +6,32 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from scipy import ndimage
 
-from inspection_core.stretches import regions, stretches
+from inspection_core.stretches import stretches, touching
 
 MASKS = hnp.arrays(bool, hnp.array_shapes(min_dims=2, max_dims=3, max_side=9))
 
 
+CLASSES = hnp.arrays(np.uint8, hnp.array_shapes(min_dims=2, max_dims=3, max_side=9), elements=st.integers(0, 3))
+
+
 @settings(deadline=None)
-@given(MASKS)
+@given(MASKS | CLASSES)
 def test_stretches_are_connected_as_voxels_are(mask):
     of = stretches(mask)
-    number = regions(of)
+    number = touching(of)
     drawn = np.zeros(mask.shape, int)
     for k in range(number.max(initial=-1) + 1):
         of.fill(number == k, drawn, k + 1)
-    expected, _ = ndimage.label(mask, np.ones((3,) * mask.ndim))
+    expected = np.zeros(mask.shape, int)
+    for value in np.unique(mask[mask != 0]):  # voxels of two classes are never connected
+        regions, _ = ndimage.label(mask == value, np.ones((3,) * mask.ndim))
+        expected += np.where(regions, regions + expected.max(), 0)
     # The same regions, each numbered by its first voxel.
     pairs = {(int(a), int(b)) for a, b in zip(drawn.ravel(), expected.ravel(), strict=True)}
     assert len(pairs) == len({a for a, _ in pairs}) == len({b for _, b in pairs})
     first = [int(np.flatnonzero(drawn == k + 1)[0]) for k in range(number.max(initial=-1) + 1)]
     assert first == sorted(first)
+    assert mask.ravel()[of.first].tolist() == of.value.tolist()
 
 
 @settings(deadline=None)
@@ -42,6 +49,6 @@ def test_reductions_see_the_stretch_and_nothing_between(mask, data):
 def test_a_stretch_ends_with_its_line():
     of = stretches(np.array([[0, 1, 1], [1, 1, 0]], bool))
     assert of.rows().tolist() == [[0, 1, 2], [1, 0, 1]]
-    assert regions(of).tolist() == [0, 0]  # they touch all the same
+    assert touching(of).tolist() == [0, 0]  # they touch all the same
     far = stretches(np.array([[0, 0, 0, 1], [1, 0, 0, 0]], bool))
-    assert regions(far).tolist() == [0, 1]  # the end of a line and the start of the next do not
+    assert touching(far).tolist() == [0, 1]  # the end of a line and the start of the next do not
