@@ -2,7 +2,9 @@
 
 import os
 import sys
+import threading
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -108,6 +110,25 @@ def until(qtbot):
         qtbot.waitUntil(condition, timeout=milliseconds)
 
     return wait
+
+
+@pytest.fixture
+def second_waits(monkeypatch):
+    """A screening reads its second input only once `go` is set; `reached` is set there, and `read` names the inputs."""
+    from inspection_core import inspector
+
+    held = SimpleNamespace(read=[], reached=threading.Event(), go=threading.Event())
+    real = inspector.open_input
+
+    def slow(item, *rest):
+        held.read.append(item.files[0].name)
+        if len(held.read) > 1:
+            held.reached.set()
+            held.go.wait(60)
+        return real(item, *rest)
+
+    monkeypatch.setattr(inspector, "open_input", slow)
+    return held
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import threading
 
 import numpy as np
 import pytest
@@ -116,29 +115,17 @@ def test_an_image_that_changed_gets_no_stale_findings(screened, until):
     assert "missing or damaged" in panel.messages.label.text()
 
 
-def test_rows_are_looked_at_while_others_are_done(listed, until, monkeypatch):
-    from inspection_core import inspector
-
+def test_rows_are_looked_at_while_others_are_done(listed, until, monkeypatch, second_waits):
     panel, screening = listed, listed.running.screening
-    second, go, real, read = threading.Event(), threading.Event(), inspector.open_input, []
-
-    def slow(item, *rest):
-        read.append(item.files[0].name)
-        if len(read) > 1:
-            second.set()
-            go.wait(60)
-        return real(item, *rest)
-
     with monkeypatch.context() as patch:
-        patch.setattr(inspector, "open_input", slow)
         patch.setattr("napari_inspection.screen_panel.LOOK", 0.0)
         screening._rest = 0.0
         screening.screen_button.click()
-        until(second.is_set)
+        until(second_waits.reached.is_set)
         try:
             until(lambda: panel.bar.maximum() == 3 and panel.bar.value() == 1)  # counted, while it runs
             until(lambda: len(panel.opening.model.results) == 1)
-            show(panel, until, read[0])
+            show(panel, until, second_waits.read[0])
             assert panel.session.screening
             assert len(panel.session.desk.marks) > 2
             assert panel.progress.isVisibleTo(panel)
@@ -147,7 +134,7 @@ def test_rows_are_looked_at_while_others_are_done(listed, until, monkeypatch):
             assert panel.messages.label.text().startswith("Something else is still running.")
             screening.pause_button.click()
         finally:
-            go.set()
+            second_waits.go.set()
         until(lambda: not panel.session.screening)
     assert panel.messages.label.text() == "Paused. What is done is kept; Screen list goes on from there."
     assert not panel.progress.isVisibleTo(panel)

@@ -1,7 +1,5 @@
 """A folder of studies as a work list: thumbnails, screening, verdicts in the trade's words, sorted and filtered."""
 
-import threading
-
 import pytest
 
 pytest.importorskip("qtpy", reason="needs the extra [viewer]")
@@ -89,28 +87,14 @@ def test_screening_fills_the_list_in_the_words_of_the_trade(listed, until):
     assert screening.counts.text() == "1 no finding, 0 check, 2 finding, 0 failed."
 
 
-def test_pause_and_go_on(listed, until, monkeypatch):
-    from inspection_core import inspector
-
+def test_pause_and_go_on(listed, until, second_waits):
     panel, screening = listed, listed.running.screening
-    read, first, go = [], threading.Event(), threading.Event()
-    real = inspector.open_input
-
-    def slow(item, *rest):
-        read.append(item.name)
-        if len(read) > 1:
-            first.set()
-            go.wait(60)
-        return real(item, *rest)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(inspector, "open_input", slow)
-        screening.screen_button.click()
-        until(first.is_set)
-        assert screening.pause_button.isEnabled()
-        screening.pause_button.click()
-        go.set()
-        until(lambda: panel.session.job.finished)
+    screening.screen_button.click()
+    until(second_waits.reached.is_set)
+    assert screening.pause_button.isEnabled()
+    screening.pause_button.click()
+    second_waits.go.set()
+    until(lambda: panel.session.job.finished)
     assert panel.messages.label.text() == "Paused. What is done is kept; Screen list goes on from there."
     screening.screen_button.click()
     until(lambda: panel.session.job.finished)
