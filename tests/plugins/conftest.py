@@ -115,8 +115,10 @@ def until(qtbot):
 @pytest.fixture
 def second_waits(monkeypatch):
     """A screening reads its second input only once `go` is set; `reached` is set there, and `read` names the inputs."""
-    from inspection_core import inspector
+    from inspection_core import device, inspector
 
+    # Of two readers the one with the second input may come first, and the first one's result would wait for it.
+    monkeypatch.setattr(device, "threads", lambda: 1)
     held = SimpleNamespace(read=[], reached=threading.Event(), go=threading.Event())
     real = inspector.open_input
 
