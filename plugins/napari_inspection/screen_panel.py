@@ -166,11 +166,14 @@ class ScreenPanel(QGroupBox):
         try:
             with RunStore(self._run) as kept:
                 rows = list(kept.rows())
-        except OSError:  # it is being written to; the next look will do
-            return
-        self._take(rows)
+        except OSError:  # it is being written to
+            rows = None
+        if rows is not None:
+            self._take(rows)
         self._looked = time.monotonic()
         self._rest = max(LOOK, RESTS * (self._looked - began))
+        if rows is None and self._watching:  # no other result may come for long, if the input in work is a large one
+            self._soon.start(round(1000 * self._rest))
 
     def _forget(self) -> None:
         self.report = None

@@ -115,6 +115,29 @@ def test_an_image_that_changed_gets_no_stale_findings(screened, until):
     assert "missing or damaged" in panel.messages.label.text()
 
 
+def test_what_is_done_is_seen_though_the_record_was_in_use(listed, until, monkeypatch, second_waits):
+    from inspection_core.io.store import RunStore
+
+    panel, real, refused = listed, RunStore.rows, []
+
+    def rows(store, **which):
+        if len(refused) < 2:
+            refused.append(store)
+            raise OSError("in use")
+        return real(store, **which)
+
+    monkeypatch.setattr(RunStore, "rows", rows)
+    monkeypatch.setattr("napari_inspection.screen_panel.LOOK", 0.0)
+    panel.running.screening.screen_button.click()
+    try:
+        until(second_waits.reached.is_set)
+        until(lambda: len(panel.opening.model.results) == 1)
+    finally:
+        second_waits.go.set()
+    until(lambda: not panel.session.screening)
+    assert len(refused) == 2
+
+
 def test_rows_are_looked_at_while_others_are_done(listed, until, monkeypatch, second_waits):
     panel, screening = listed, listed.running.screening
     with monkeypatch.context() as patch:
