@@ -80,7 +80,7 @@ def predict(
         from inspection_core.export import Job, check_fit, check_formats, write_results
         from inspection_core.infer import predict as run
         from inspection_core.inputs import Choices, list_inputs, open_input
-        from inspection_core.io.dicom.volume import Scaling
+        from inspection_core.io.dicom.options import Scaling
         from inspection_core.io.results import findings_json
         from inspection_core.io.study import Allowed
         from inspection_core.studies import for_channels, stacks

@@ -45,7 +45,7 @@ def scan(
     from inspection_core.cli import console, outcome, progress_bars
 
     with outcome("scan", json) as result:
-        from inspection_core.io.dicom.series import Override
+        from inspection_core.io.dicom.options import Override
         from inspection_core.scan import scan as run
 
         result.inputs.extend(str(path) for path in paths)
@@ -93,8 +93,7 @@ def convert(
     with outcome("convert", json) as result:
         from inspection_core.convert import convert as run
         from inspection_core.convert import convert_study
-        from inspection_core.io.dicom.series import Override
-        from inspection_core.io.dicom.volume import Scaling
+        from inspection_core.io.dicom.options import Override, Scaling
         from inspection_core.io.study import Allowed
 
         result.inputs.append(str(source))

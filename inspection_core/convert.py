@@ -9,9 +9,10 @@ from pathlib import Path
 from inspection_core.errors import InspectionError, ReadError, UsageError
 from inspection_core.image import Image
 from inspection_core.io.dicom import choose, load_volume, scan_dicom
-from inspection_core.io.dicom.series import Inventory, Override
-from inspection_core.io.dicom.volume import Scaling
-from inspection_core.io.nifti import is_nifti, read_nifti_scan, write_nifti
+from inspection_core.io.dicom.options import Override, Scaling
+from inspection_core.io.dicom.series import Inventory
+from inspection_core.io.nifti import read_nifti_scan, write_nifti
+from inspection_core.io.nifti_names import is_nifti
 from inspection_core.io.scans import WRITABLE, write_scan
 from inspection_core.io.study import Allowed, Match, load_study
 from inspection_core.io.volumes import is_volume, read_volume

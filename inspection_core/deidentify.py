@@ -29,7 +29,7 @@ from inspection_core.io.dicom.pixels import name_syntax
 from inspection_core.io.dicom.profile import EDITION, Counts, add_code, clean, patient_of
 from inspection_core.io.dicom.pseudonym import Pseudonyms, new_key, read_key
 from inspection_core.io.dicom.values import DAMAGE, get, text, words
-from inspection_core.io.nifti import is_nifti
+from inspection_core.io.nifti_names import is_nifti
 from inspection_core.io.nifti_text import clean_nifti
 from inspection_core.io.quiet import quiet
 from inspection_core.io.results import dump

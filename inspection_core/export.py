@@ -17,7 +17,6 @@ from inspection_core.errors import UsageError
 from inspection_core.image import Image
 from inspection_core.inputs import Input, Opened
 from inspection_core.io.atomic import write_text
-from inspection_core.io.nifti import write_nifti
 from inspection_core.io.results import dump, findings_json, write_prediction
 from inspection_core.prediction import Prediction
 from inspection_core.render import render_overlay, save_picture, score_scale
@@ -150,6 +149,8 @@ def write_results(job: Job) -> Written:
 
 def _volumes(job: Job) -> list[Path]:
     """Write mask and scores as NIfTI in the source's frame."""
+    from inspection_core.io.nifti import write_nifti
+
     written = []
     header = frame_of(job.opened.header)
     for name, array in (("mask", job.prediction.mask), ("score", job.prediction.score)):

@@ -11,20 +11,21 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from inspection_core.cases import read_slices
 from inspection_core.image import Image
 from inspection_core.io.candidates import Candidate
-from inspection_core.io.dicom import DicomImage, Volume, load_volume, scan_dicom
-from inspection_core.io.dicom.series import Series
-from inspection_core.io.dicom.volume import Scaling
-from inspection_core.io.nifti import is_nifti, read_nifti_scan
+from inspection_core.io.dicom.options import Scaling
+from inspection_core.io.nifti_names import is_nifti
 from inspection_core.io.raster import RASTER_SUFFIXES, list_images, read_raster
 from inspection_core.io.results import folder_names
 from inspection_core.io.study import Allowed, load_picked, overrides
 from inspection_core.io.volumes import is_volume, read_volume
 from inspection_core.prepare import name_channels
+
+if TYPE_CHECKING:
+    from inspection_core.io.dicom import DicomImage, Series, Volume
 
 Kind = Literal["picture", "stack", "scan", "dicom"]
 SAME_GRID = 1e-3
@@ -193,6 +194,8 @@ def open_input(item: Input, channels: Sequence[str], choices: Choices | None = N
         )
         return Opened(study.image, study.reference, study.header)
     if item.volume is not None:
+        from inspection_core.io.dicom import load_volume
+
         suv = choices.suv and item.volume.file.modality == "PT"
         loaded = load_volume(
             item.volume, allow=overrides(choices.allow), suv=suv, scaling=choices.scaling, assume_mm=choices.assume_mm
@@ -240,6 +243,8 @@ def _folder(folder: Path, choices: Choices) -> Listing:
 
 def _dicom(paths: list[Path], given: Path, choices: Choices) -> Listing:
     """List the volumes under paths; where there is none, a single file is left to the reader of pictures."""
+    from inspection_core.io.dicom import scan_dicom
+
     alone = paths == [given]
     inventory = scan_dicom(paths, forgiving=not alone)
     inputs: list[Input] = []
@@ -277,6 +282,8 @@ def _dicom(paths: list[Path], given: Path, choices: Choices) -> Listing:
 def _scan(path: Path, choices: Choices) -> Opened:
     if not is_nifti(path):
         return Opened(read_volume(path, assume_mm=choices.assume_mm))
+    from inspection_core.io.nifti import read_nifti_scan
+
     scan = read_nifti_scan(path, assume_mm=choices.assume_mm)
     named = int(scan.header["xyzt_units"]) & 7
     # A header without a unit would say again that there is none.

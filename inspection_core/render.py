@@ -21,7 +21,6 @@ import PIL.Image
 import PIL.ImageDraw
 import PIL.ImageFont
 import PIL.PngImagePlugin
-import scipy.ndimage
 from numpy.typing import NDArray
 
 from inspection_core.card import ModelCard
@@ -343,10 +342,14 @@ def _stretch(values: NDArray[Any], shape: Sequence[int], pool: Callable[[NDArray
 
 def _draw_outlines(pixels: NDArray[np.uint8], mask: NDArray[np.bool_]) -> None:
     """Draw white lines with a dark rim around the regions of a ``(height, width)`` mask, to be seen on any ground."""
-    inside = scipy.ndimage.binary_erosion(mask)
-    pixels[scipy.ndimage.binary_dilation(mask) & ~mask] = 0
+    if not mask.any():
+        return
+    from scipy import ndimage
+
+    inside = ndimage.binary_erosion(mask)
+    pixels[ndimage.binary_dilation(mask) & ~mask] = 0
     pixels[mask & ~inside] = 255
-    pixels[inside & ~scipy.ndimage.binary_erosion(inside)] = 0
+    pixels[inside & ~ndimage.binary_erosion(inside)] = 0
 
 
 def _draw_numbers(

@@ -12,9 +12,12 @@ from inspection_core.geometry import Geometry
 from inspection_core.image import Image
 from inspection_core.io.candidates import sequence_of_file
 from inspection_core.io.dicom import scan_dicom
-from inspection_core.io.dicom.sequences import NAMES, recognise
-from inspection_core.io.dicom.series import Override, Series
-from inspection_core.io.nifti import is_nifti, orientation, read_nifti
+from inspection_core.io.dicom.options import Override
+from inspection_core.io.dicom.sequence_words import NAMES
+from inspection_core.io.dicom.sequences import recognise
+from inspection_core.io.dicom.series import Series
+from inspection_core.io.nifti import orientation, read_nifti
+from inspection_core.io.nifti_names import is_nifti
 from inspection_core.io.volumes import is_volume, read_volume
 
 

@@ -22,7 +22,6 @@ from inspection_core.io.candidates import (
     file_candidate,
     sequence_of_file,
 )
-from inspection_core.io.dicom.series import short_id
 from inspection_core.io.study import check_choices, pick
 
 _CHANNEL_FILE = re.compile(r"(.+)_(\d{4})(\.nii\.gz|\.nii|\.nrrd|\.mha)", re.IGNORECASE)
@@ -189,6 +188,10 @@ def _studies(listing: Listing, channels: Sequence[str], choices: Choices) -> Lis
     A study in which no sequence is recognised, but volumes with as many channels as the model takes, gives each of
     these as an input: films, colour pictures and series over time.
     """
+    if not listing.found:
+        return Listing()
+    from inspection_core.io.dicom.series import short_id
+
     studies: dict[tuple[Path, str], list[Found]] = {}
     for entry in listing.found:
         studies.setdefault((entry.given, entry.series.file.study_uid), []).append(entry)
@@ -216,9 +219,10 @@ def _studies(listing: Listing, channels: Sequence[str], choices: Choices) -> Lis
             continue  # all of it is refused already
         place = Path(os.path.commonpath([place_of(e.series).absolute() for e in entries]))
         place = given if place == given.absolute() else place
-        label = str(place) if len(studies) == 1 else f"{place} (study {short_id(uid)})"
+        short = short_id(uid)
+        label = str(place) if len(studies) == 1 else f"{place} (study {short})"
         try:
-            name = f"{bare(place)}_{short_id(uid)}"
+            name = f"{bare(place)}_{short}"
             inputs.append(_study(label, name, given, channels, candidates, choices))
             found += entries
         except InspectionError as error:

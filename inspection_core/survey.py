@@ -24,6 +24,10 @@ WINDOW_TAILS = (0.1, 99.9)
 """Percentiles of an image's values between which the intensity window of 16-bit and float images lies, at least."""
 
 
+NESTED = ("*/train/good", "*/*/train/good")
+"""Where the good images of a whole set lie in a folder of sets."""
+
+
 @dataclass(frozen=True)
 class Survey:
     """What the good images have in common.
@@ -66,13 +70,19 @@ def good_folder(folder: Path) -> Path:
     Raises
     ------
     FitError
-        If the folder has the parts of a test set, so that defects would be taken for good.
+        If the folder, or one in it, has the parts of a test set, so that defects would be taken for good.
     """
     for part in (folder / "train" / "good", folder / "good"):
         if part.is_dir():
             return part
     if (folder / "ground_truth").is_dir() or (folder / "test").is_dir():
         raise FitError(f"{folder} has test images but no train/good. Give the folder that holds good images only.")
+    if within := sorted(p.parents[1] for pattern in NESTED for p in folder.glob(pattern) if p.is_dir()):
+        names = ", ".join(str(p.relative_to(folder)) for p in within[:3]) + (", ..." if len(within) > 3 else "")
+        raise FitError(
+            f"{folder} holds {len(within)} whole set{'s' if len(within) > 1 else ''} with a train/good ({names}), so "
+            f"defects would be taken for good. Give one of them, such as {within[0]}."
+        )
     return folder
 
 

@@ -268,7 +268,7 @@ def _write_memory(
     levels = [f"level{k}" for k in range(len(backbone.levels(torch.zeros((1, 3, side, side)))))]
     network = Network(card.id, backbone.levels, (3, side, side), tuple(levels), backbone.multiple)
     files = files_of(write_network(network, form, precision, scratch, samples))
-    tensors = {k: t for k, t in predictor.tensors().items() if not k.startswith("backbone.")}
+    tensors = {k: t for k, t in predictor.tensors().items() if not k.startswith(("backbone.", "graph."))}
     if precision != "fp32":
         tensors = {k: t.half() if k.startswith("memory.") else t for k, t in tensors.items()}
     out.mkdir(parents=True, exist_ok=True)
@@ -278,7 +278,8 @@ def _write_memory(
         card,
         parameters={
             **card.parameters,
-            **described(backbone, precision),
+            **described(backbone),
+            "precision": precision,
             "exported_from": card.architecture,
         },
         training={**card.training, "exported_sha256": card.weights_sha256},

@@ -6,15 +6,17 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from inspection_core.errors import ReadError
-from inspection_core.io.dicom import scan_dicom
-from inspection_core.io.dicom.sequences import NAMES, from_words, recognise
-from inspection_core.io.dicom.series import Series, Volume
-from inspection_core.io.nifti import SUFFIXES as NIFTI
-from inspection_core.io.nifti import is_nifti
+from inspection_core.io.dicom.sequence_words import NAMES, from_words
+from inspection_core.io.nifti_names import SUFFIXES as NIFTI
+from inspection_core.io.nifti_names import is_nifti
 from inspection_core.io.volumes import SUFFIXES as VOLUMES
 from inspection_core.io.volumes import is_volume
+
+if TYPE_CHECKING:
+    from inspection_core.io.dicom import Series, Volume
 
 NUMBERED = re.compile(r"^(?P<case>.+)_(?P<channel>\d{4})$")
 """nnU-Net's naming: ``CASE_0000``, one file a channel."""
@@ -109,6 +111,8 @@ def find_candidates(
     found = [file_candidate(f, wanted) for f in files]
     refused: tuple[tuple[str, str], ...] = ()
     if others:
+        from inspection_core.io.dicom import scan_dicom
+
         inventory = scan_dicom(others)
         found += dicom_candidates(inventory.series)
         refused = inventory.refused
@@ -124,6 +128,8 @@ def dicom_candidates(series: Sequence[Series]) -> list[Candidate]:
 
 
 def _dicom_candidate(series: Series, k: int, volume: Volume) -> Candidate:
+    from inspection_core.io.dicom.sequences import recognise
+
     many = len(series.volumes) > 1
     number = "a series" if series.file.number is None else f"series {series.file.number}"
     description = f" '{series.file.description}'" if series.file.description else ""
@@ -232,6 +238,8 @@ def chosen_scan(channel: str, choice: str, candidates: Sequence[Candidate]) -> C
         )
     if path.is_file() and is_scan_file(path):
         return Candidate(path.name, "", "chosen", (), file=path)
+    from inspection_core.io.dicom import scan_dicom
+
     volumes = [(s, v) for s in scan_dicom(path).series for v in s.volumes]
     if len(volumes) != 1:
         raise ReadError(f"{channel}={choice} holds {len(volumes)} volumes; choose a folder or file that holds one.")

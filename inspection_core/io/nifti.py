@@ -31,7 +31,6 @@ from inspection_core.io.quiet import quiet
 from inspection_core.io.rescale import is_identity, rescale, result_type
 from inspection_core.prediction import RESEARCH_USE
 
-SUFFIXES = (".nii", ".nii.gz", ".hdr", ".hdr.gz", ".img", ".img.gz")
 RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 GZIP_MAX_RATIO = 1032
 """Deflate cannot pack tighter than this: a header that claims more voxels than that is lying."""
@@ -58,11 +57,6 @@ class NiftiScan:
 
     image: Image
     header: Any
-
-
-def is_nifti(path: Path) -> bool:
-    """Tell by its name whether a file is NIfTI."""
-    return Path(path).name.lower().endswith(SUFFIXES)
 
 
 def read_nifti(path: Path, *, assume_mm: bool = False) -> Image:

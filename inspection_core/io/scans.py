@@ -7,10 +7,8 @@ from pathlib import Path
 
 from inspection_core.errors import ReadError
 from inspection_core.image import Image
-from inspection_core.io.dicom import read_dicom
-from inspection_core.io.dicom.series import Override
-from inspection_core.io.dicom.volume import Scaling
-from inspection_core.io.nifti import is_nifti, read_nifti, write_nifti
+from inspection_core.io.dicom.options import Override, Scaling
+from inspection_core.io.nifti_names import is_nifti
 from inspection_core.io.volumes import is_volume, read_volume, write_volume
 
 WRITABLE = (".nii", ".nii.gz", ".nrrd", ".nhdr", ".mha", ".mhd")
@@ -44,9 +42,13 @@ def read_scan(
     """
     path = Path(path)
     if not path.is_dir() and is_nifti(path):
+        from inspection_core.io.nifti import read_nifti
+
         return read_nifti(path, assume_mm=assume_mm)
     if not path.is_dir() and is_volume(path):
         return read_volume(path, assume_mm=assume_mm)
+    from inspection_core.io.dicom import read_dicom
+
     return read_dicom(
         path, series=series, volume=volume, allow=allow, suv=suv, scaling=scaling, assume_mm=assume_mm
     ).image
@@ -62,6 +64,8 @@ def write_scan(path: Path, image: Image) -> None:
     """
     name = Path(path).name.lower()
     if name.endswith((".nii", ".nii.gz")):
+        from inspection_core.io.nifti import write_nifti
+
         write_nifti(path, image)
     elif name.endswith(WRITABLE):
         write_volume(path, image)

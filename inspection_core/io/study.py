@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,11 +17,12 @@ from numpy.typing import NDArray
 from inspection_core.errors import GeometryError, ReadError, UsageError
 from inspection_core.image import Image
 from inspection_core.io.candidates import Candidate, canonical, chosen_scan, find_candidates, is_scan_file, matched
-from inspection_core.io.dicom import DicomImage, load_volume
-from inspection_core.io.dicom.series import Override
-from inspection_core.io.dicom.volume import Scaling
-from inspection_core.io.nifti import is_nifti, read_nifti, read_nifti_header
+from inspection_core.io.dicom.options import Override, Scaling
+from inspection_core.io.nifti_names import is_nifti
 from inspection_core.io.volumes import read_volume
+
+if TYPE_CHECKING:
+    from inspection_core.io.dicom import DicomImage
 
 Allowed = Override | Literal["frames"]
 
@@ -266,7 +267,11 @@ def _no_scan_twice(wanted: tuple[str, ...], picked: Sequence[Candidate], chosen:
 
 
 def _read_file(path: Path, assume_mm: bool) -> Image:
-    return read_nifti(path, assume_mm=assume_mm) if is_nifti(path) else read_volume(path, assume_mm=assume_mm)
+    if not is_nifti(path):
+        return read_volume(path, assume_mm=assume_mm)
+    from inspection_core.io.nifti import read_nifti
+
+    return read_nifti(path, assume_mm=assume_mm)
 
 
 def overrides(allow: Sequence[Allowed] | frozenset[Allowed]) -> frozenset[Override]:
@@ -278,6 +283,8 @@ def _header(path: Path, assume_mm: bool) -> Any:
     """Return a file's NIfTI header, but where it would deny a unit that was taken for granted."""
     if not is_nifti(path):
         return None
+    from inspection_core.io.nifti import read_nifti_header
+
     header = read_nifti_header(path)
     return header if int(header["xyzt_units"]) & 7 or not assume_mm else None
 
@@ -291,6 +298,8 @@ def _load(
     channel: str,
 ) -> tuple[Image, DicomImage | None]:
     if candidate.volume is not None:
+        from inspection_core.io.dicom import load_volume
+
         try:
             as_suv = suv and candidate.volume.file.modality == "PT"
             loaded = load_volume(candidate.volume, allow=overrides(allow), suv=as_suv, scaling=scaling)

@@ -91,6 +91,9 @@ class Backbone(nn.Module):
         self.eval()
         self.requires_grad_(False)
 
+    def build(self) -> None:
+        """Make sure that torch can run the network; see `LaterBackbone`."""
+
     def forward(self, batch: Tensor, count_border: bool = True) -> Tensor:
         """Map normalised ``(B, 3, h, w)`` to ``(B, dim, h / stride, w / stride)``."""
         return self.join(self.levels(batch), count_border)
@@ -117,7 +120,9 @@ class Backbone(nn.Module):
         """Turn ``(B, 1 or 3, h, w)`` with the window at 0 and 1 into the normalised three channels."""
         mean = torch.tensor(self.mean, device=batch.device).view(1, 3, 1, 1)
         std = torch.tensor(self.std, device=batch.device).view(1, 3, 1, 1)
-        return (batch - mean) / std  # one grey channel broadcasts to three
+        # Grey becomes three channels here: where the subtraction does that on the way, OpenVINO may join the division
+        # and the first convolution, and then miss two channels.
+        return (batch.expand(-1, 3, -1, -1) - mean) / std
 
     def measure_offset(self) -> float:
         """Return the input pixel at the centre of what cell 0 sees.
@@ -138,6 +143,46 @@ class Backbone(nn.Module):
         centre = (influence.sum(dim=0) * places).sum() / influence.sum()
         centre_y = (influence.sum(dim=1) * places).sum() / influence.sum()
         return round(2 * (float(centre + centre_y) / 2 - middle * self.stride)) / 2
+
+
+class LaterBackbone(Backbone):
+    """A `Backbone` of known weights that builds its network when torch is to run it, or somebody asks for it.
+
+    Building takes timm, whose import alone takes longer than to look at a hundred images in OpenVINO.
+
+    Parameters
+    ----------
+    name, weights
+        As of `Backbone`.
+    dim, stride, multiple, mean, std
+        As of `Backbone`, which gave them before.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        weights: Mapping[str, Tensor],
+        dim: int,
+        stride: int,
+        multiple: int,
+        mean: Sequence[float],
+        std: Sequence[float],
+    ) -> None:
+        nn.Module.__init__(self)  # not Backbone's, which builds the network
+        self.name = name
+        self.dim, self.stride, self.multiple = dim, stride, multiple
+        self.mean, self.std = tuple(mean), tuple(std)
+        self._weights = weights
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "net":  # torch keeps the parts of a module where only this is asked
+            self.build()
+        return super().__getattr__(name)
+
+    def build(self) -> None:
+        """Build the network, once."""
+        if "net" not in self._modules:
+            self.net = Backbone(self.name, self._weights).net
 
 
 def load_weights(name: str, path: Path | None = None) -> dict[str, Tensor]:

@@ -105,16 +105,38 @@ def hashes(files: Sequence[Path]) -> dict[str, Tensor]:
     return {f"{PREFIX}{f.name}": torch.tensor([*bytes.fromhex(weights.sha256(f))], dtype=torch.uint8) for f in files}
 
 
-def described(backbone: Backbone, precision: str) -> dict[str, Scalar | tuple[Scalar, ...]]:
-    """Return what a card says about a network in a file."""
+def described(backbone: Backbone) -> dict[str, Scalar | tuple[Scalar, ...]]:
+    """Return what a card says about a backbone, so that it need not be built to know it."""
     return {
         "backbone_dim": backbone.dim,
         "backbone_stride": backbone.stride,
         "backbone_multiple": backbone.multiple,
         "backbone_mean": tuple(backbone.mean),
         "backbone_std": tuple(backbone.std),
-        "precision": precision,
     }
+
+
+def description(folder: Path, card: ModelCard) -> tuple[int, int, int, list[float], list[float]]:
+    """Return what `described` gave: length of a feature vector, stride, multiple, means and deviations.
+
+    Raises
+    ------
+    ModelError
+        If the card lacks some of it, or it is none that the network can have.
+    """
+    settings = cast("Mapping[str, Any]", card.parameters)
+    try:
+        dim, stride, multiple = (int(settings[f"backbone_{k}"]) for k in ("dim", "stride", "multiple"))
+        mean, std = ([float(v) for v in settings[f"backbone_{k}"]] for k in ("mean", "std"))
+        if not (0 < stride <= multiple and multiple % stride == 0 and card.preparation.multiple % multiple == 0):
+            raise ValueError(f"strides {stride} and {multiple} that divide {card.preparation.multiple}")
+        if not len(mean) == len(std) == 3 or not all(std):
+            raise ValueError("three means and deviations")
+    except (KeyError, TypeError, ValueError) as error:
+        raise ModelError(
+            f"The card in {folder} lacks what describes its network: {error}. Fit or export the model again."
+        ) from error
+    return dim, stride, multiple, mean, std
 
 
 def open_network(folder: Path, card: ModelCard, files: Mapping[str, str]) -> FileBackbone:
@@ -135,17 +157,6 @@ def open_network(folder: Path, card: ModelCard, files: Mapping[str, str]) -> Fil
         )
     for name, digest in files.items():
         weights.check_file(folder / name, digest)
-    try:
-        dim, stride, multiple = (int(settings[f"backbone_{k}"]) for k in ("dim", "stride", "multiple"))
-        mean, std = ([float(v) for v in settings[f"backbone_{k}"]] for k in ("mean", "std"))
-        if not (0 < stride <= multiple and multiple % stride == 0 and card.preparation.multiple % multiple == 0):
-            raise ValueError(f"strides {stride} and {multiple} that divide {card.preparation.multiple}")
-        if not len(mean) == len(std) == 3 or not all(std):
-            raise ValueError("three means and deviations")
-    except (KeyError, TypeError, ValueError) as error:
-        raise ModelError(
-            f"The card in {folder} lacks what describes its network: {error}. Export the model again."
-        ) from error
     precision = str(settings.get("precision", "fp32"))
     runtime = RUNTIMES[SUFFIXES[Path(main).suffix]](folder / main, precision)
-    return FileBackbone(str(settings["backbone"]), runtime, dim, stride, multiple, mean, std)
+    return FileBackbone(str(settings["backbone"]), runtime, *description(folder, card))

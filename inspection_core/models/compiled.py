@@ -1,19 +1,21 @@
-"""Networks compiled for the CPU by OpenVINO, from a torch module in memory.
+"""Networks compiled for the CPU by OpenVINO, from a torch module in memory, or from a graph made of one before.
 
-No file is written or read. The module is traced and compiled once, with its input's sides left free, so that a new
-size costs nothing. Each call runs on one core, and as many calls as there are cores run at once: so no core waits for
-another, and a result does not depend on how many there are. Networks whose scratch memory is large run one call at a
-time on all cores instead, and are compiled for each shape that comes; the last few are kept.
+A network is compiled once, with its input's sides left free, so that a new size costs nothing. Each call runs on one
+core, and as many calls as there are cores run at once: so no core waits for another, and a result does not depend on
+how many there are. Networks whose scratch memory is large run one call at a time on all cores instead, and are compiled
+for each shape that comes; the last few are kept.
 """
 
 from __future__ import annotations
 
 import functools
 import queue
+import tempfile
 import threading
 import warnings
 from collections import OrderedDict
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -75,6 +77,39 @@ def convert(module: torch.nn.Module, example: torch.Tensor) -> Any:
         return front_end.convert(front_end.load(decoder))
 
 
+def written(model: Any) -> tuple[bytes, bytes]:
+    """Return an ``openvino.Model`` as the two files that OpenVINO keeps it in, ``.xml`` and ``.bin``; see `read`.
+
+    Equal models give equal bytes: names that come from counters of the process are left out.
+    """
+    import openvino
+
+    model = model.clone()
+    model.set_friendly_name("network")
+    for number, node in enumerate(model.get_ordered_ops()):
+        node.set_friendly_name(str(number))
+        for output in node.outputs():
+            output.get_tensor().set_names(set())
+    with tempfile.TemporaryDirectory(prefix="graph-") as folder:
+        xml, constants = Path(folder) / "graph.xml", Path(folder) / "graph.bin"
+        openvino.serialize(model, xml, constants)
+        return xml.read_bytes(), constants.read_bytes()
+
+
+def read(xml: bytes, constants: bytes) -> Any:
+    """Return the ``openvino.Model`` that `written` was given.
+
+    Raises
+    ------
+    RuntimeError
+        If this version of OpenVINO cannot read it.
+    """
+    import openvino
+
+    held = np.frombuffer(constants, np.uint8).copy()  # of its own: OpenVINO reads from there for as long as it runs
+    return openvino_core().read_model(xml, openvino.Tensor(held))
+
+
 def _sum_in_short_runs(model: Any) -> None:
     """Take means and variances of instance norms axis by axis.
 
@@ -117,15 +152,15 @@ class Compiled:
 
     Parameters
     ----------
-    module, example
-        As for `convert`.
+    model
+        ``openvino.Model`` of `convert` or `read`.
     alone
         Run one call at a time, on all cores. What it returns is then written over by the next call.
     """
 
-    def __init__(self, module: torch.nn.Module, example: torch.Tensor, alone: bool = False) -> None:
+    def __init__(self, model: Any, alone: bool = False) -> None:
         self._alone = alone
-        self._model = convert(module, example)
+        self.model = model
         self._by_shape: OrderedDict[tuple[int, ...], queue.SimpleQueue[Any]] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -135,7 +170,7 @@ class Compiled:
         request = waiting.get()
         try:
             request.infer([batch], share_inputs=True, share_outputs=True)  # else all that comes out is copied
-            given = [request.get_output_tensor(i).data for i in range(len(self._model.outputs))]
+            given = [request.get_output_tensor(i).data for i in range(len(self.model.outputs))]
             return given if self._alone else [np.array(values) for values in given]
         finally:
             waiting.put(request)
@@ -157,7 +192,7 @@ class Compiled:
             return self._by_shape[shape]
 
     def _compile(self, shape: tuple[int, ...]) -> queue.SimpleQueue[Any]:
-        model = self._model.clone()
+        model = self.model.clone()
         model.reshape(list(shape))
         _sum_in_short_runs(model)
         cores = devices.threads()

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from inspection_core.card import ModelCard
 from inspection_core.device import Device, place
 from inspection_core.errors import ModelError
-from inspection_core.models.compiled import Compiled
+from inspection_core.models.compiled import Compiled, convert
 
 
 class Mean(nn.Module):
@@ -77,7 +77,7 @@ class Average:
         if device.runtime == "openvino":
             if self._compiled is None:
                 # Scratch for one window may be hundreds of MiB: one call at a time.
-                self._compiled = Compiled(self._mean, self._example, alone=True)
+                self._compiled = Compiled(convert(self._mean, self._example), alone=True)
                 if self._window:
                     self._compiled.prepare((device.batch, *self._window))
             self._call = self._by_openvino

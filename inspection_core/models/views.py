@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -12,7 +13,10 @@ from torch import Tensor, nn
 
 from inspection_core.device import Device
 from inspection_core.models.backbone import Backbone
-from inspection_core.models.compiled import Compiled
+from inspection_core.models.compiled import Compiled, convert, read, written
+
+Graph = tuple[bytes, bytes]
+"""A network as OpenVINO keeps it; see `inspection_core.models.compiled.written`."""
 
 MAX_BLUR = 100.0
 """Largest blur, in pixels or cells, that a card may ask for."""
@@ -84,9 +88,11 @@ class Describer:
         Frozen features.
     views
         Ways to look; the first sets the grid.
+    graphs
+        What `graphs` of an equal describer gave, so that OpenVINO need not be given the network by torch.
     """
 
-    def __init__(self, backbone: Backbone, views: Sequence[View]) -> None:
+    def __init__(self, backbone: Backbone, views: Sequence[View], graphs: Sequence[Graph] = ()) -> None:
         self.backbone = backbone
         self.views = tuple(views)
         self._device: Device | None = Device("cpu")
@@ -98,6 +104,7 @@ class Describer:
                 groups.append([view])
         self._networks = [_Network(backbone, group).eval() for group in groups]
         self._compiled: list[Compiled | None] = [None] * len(groups)
+        self._graphs = graphs if len(graphs) == len(groups) else ()
         self._lock = threading.Lock()
 
     @property
@@ -112,8 +119,14 @@ class Describer:
         if device == self._device:  # asked before every image, and a look at every layer takes milliseconds
             return
         self._device = None  # where a move fails half way, for want of memory, the next one is made in any case
+        if device.runtime == "torch":
+            self.backbone.build()
         self.backbone.to(device.torch)
         self._device = device
+
+    def graphs(self) -> list[Graph]:
+        """Return the network of each pass as OpenVINO keeps it; none before its first use there."""
+        return [written(c.model) for c in self._compiled if c is not None] if all(self._compiled) else []
 
     def __call__(self, batch: Tensor) -> Iterator[tuple[Tensor, tuple[int, int]]]:
         """Yield each view of a batch ``(B, C, h, w)``: its patches ``(B * h' * w', d)`` and its grid ``(h', w')``."""
@@ -129,8 +142,17 @@ class Describer:
         with self._lock:
             compiled = self._compiled[number]
             if compiled is None:
-                compiled = self._compiled[number] = Compiled(self._networks[number], batch)
+                compiled = self._compiled[number] = Compiled(self._graph(number, batch))
         return [torch.from_numpy(made) for made in compiled(batch.numpy())]
+
+    def _graph(self, number: int, batch: Tensor) -> Any:
+        if self._graphs:
+            try:
+                return read(*self._graphs[number])
+            except RuntimeError:  # of another version of OpenVINO; the network itself is there too
+                self._graphs = ()
+        self.backbone.build()
+        return convert(self._networks[number], batch)
 
 
 def blurred(batch: Tensor, sigma: float) -> Tensor:

@@ -378,3 +378,18 @@ def test_an_error_of_the_system_inside_a_library_is_one_clear_line(tmp_path, cap
         "inspection convert: a file cannot be written or read: No space left on device. Check space and permissions.\n"
     )
     assert "Sally" not in (tmp_path / "a.json").read_text(encoding="utf-8")
+
+
+def test_to_predict_on_a_picture_waits_for_no_reader_of_scans(fitted, parts, tmp_path):
+    """Nor for timm, whose import takes longer than a hundred images: OpenVINO's graph is in the model."""
+    parts.write(tmp_path / "in", [parts.brushed(1)])
+    code = (
+        "import sys; from inspection_core.cli import app\n"
+        f"sys.argv = ['inspection', 'predict', {str(tmp_path / 'in')!r}, '--model', {str(fitted.folder)!r}, "
+        f"'--out', {str(tmp_path / 'out')!r}]\n"
+        "try: app()\n"
+        "except SystemExit as end: assert not end.code, end.code\n"
+        "print(*{m.partition('.')[0] for m in sys.modules}, sep='\\n')"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert set(done.stdout.split()) & {"timm", "torchvision", "pydicom", "nibabel", "pandas", "plotly"} == set()

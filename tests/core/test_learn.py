@@ -147,6 +147,14 @@ def test_a_folder_of_defects_is_not_taken_for_good(tmp_path, part):
         good_folder(tmp_path)
 
 
+@pytest.mark.parametrize("below", ["screws", "screws/2026"])
+def test_a_folder_of_whole_sets_is_not_taken_for_good(tmp_path, below):
+    (tmp_path / below / "train" / "good").mkdir(parents=True)
+    (tmp_path / below / "test" / "pit").mkdir(parents=True)
+    with pytest.raises(FitError, match=rf"holds 1 whole set .*\({below}\).* Give one of them, such as .*{below}\.$"):
+        good_folder(tmp_path)
+
+
 # name: (options, error, message)
 OPTIONS = {
     "preset": ({"preset": "best"}, UsageError, r"^A preset is one of fast, accurate\. Got 'best'\.$"),

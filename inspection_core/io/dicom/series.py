@@ -22,10 +22,10 @@ from inspection_core.errors import GeometryError, ReadError
 from inspection_core.geometry import Geometry
 from inspection_core.io.dicom.discover import Blob, UnopenedError, UnreadableError, find_files
 from inspection_core.io.dicom.frames import FLAT_MODALITIES, FileFacts, Frame, frames_of
+from inspection_core.io.dicom.options import Override
 from inspection_core.io.nifti import orientation
 from inspection_core.io.quiet import quiet
 
-Override = Literal["gaps", "irregular", "duplicates"]
 Layout = Literal["volume", "picture", "cine"]
 STEP_TOLERANCE = 0.02
 """Steps are even where none differs from the mean by more than this share of it (and 0.01 mm)."""

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,14 +17,14 @@ from inspection_core.errors import GeometryError, ReadError
 from inspection_core.geometry import Geometry
 from inspection_core.image import Image
 from inspection_core.io.dicom.frames import BRIGHT_IS_LOW, FileFacts, Frame, read_header
+from inspection_core.io.dicom.options import Override, Scaling
 from inspection_core.io.dicom.pixels import decode, modality_lut, open_pixels, packed_frame, plain_frames
-from inspection_core.io.dicom.series import Inventory, Override, Series, Volume, offsets, scan_dicom
+from inspection_core.io.dicom.series import Inventory, Series, Volume, offsets, scan_dicom
 from inspection_core.io.dicom.suv import moment, suv_factor
 from inspection_core.io.dicom.values import text
 from inspection_core.io.quiet import quiet
 from inspection_core.io.rescale import rescale, result_type
 
-Scaling = Literal["precise", "displayed"]
 WORKERS = min(8, threads())
 FRAMES_A_JOB = 16
 """Fewer frames of one file are not shared among threads: each would open the file anew."""

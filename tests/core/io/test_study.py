@@ -14,7 +14,8 @@ from inspection_core.errors import GeometryError, ReadError, UsageError
 from inspection_core.geometry import Geometry
 from inspection_core.image import Image
 from inspection_core.io.dicom import scan_dicom
-from inspection_core.io.dicom.sequences import from_words, recognise
+from inspection_core.io.dicom.sequence_words import from_words
+from inspection_core.io.dicom.sequences import recognise
 from inspection_core.io.nifti import write_nifti
 from inspection_core.io.resample import resample
 from inspection_core.io.study import load_study, read_study

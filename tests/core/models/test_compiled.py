@@ -13,7 +13,7 @@ from inspection_core.device import Device
 from inspection_core.engine import Engine
 from inspection_core.infer import measure
 from inspection_core.models.backbone import Backbone
-from inspection_core.models.compiled import SHAPES, Compiled
+from inspection_core.models.compiled import SHAPES, Compiled, convert, read, written
 from inspection_core.models.views import Describer, View
 
 TORCH, OPENVINO = Device("cpu"), Device("cpu", 1, "openvino")
@@ -44,7 +44,7 @@ def test_patches_are_those_of_torch(views, channels):
 
 
 def test_threads_share_a_network_and_each_gets_its_own_result():
-    network = Compiled(torch.nn.Conv2d(1, 2, 3).eval(), torch.zeros((1, 1, 8, 8)))
+    network = Compiled(convert(torch.nn.Conv2d(1, 2, 3).eval(), torch.zeros((1, 1, 8, 8))))
     batches = [torch.full((1, 1, 8, 8 + n % 3), float(n)).numpy() for n in range(24)]
     alone = [network(batch)[0] for batch in batches]
     with ThreadPoolExecutor(4) as pool:
@@ -53,17 +53,27 @@ def test_threads_share_a_network_and_each_gets_its_own_result():
 
 
 def test_a_bounded_number_of_shapes_is_kept():
-    network = Compiled(torch.nn.ReLU().eval(), torch.zeros((1, 4)), alone=True)
+    network = Compiled(convert(torch.nn.ReLU().eval(), torch.zeros((1, 4))), alone=True)
     for n in range(1, SHAPES + 4):
         assert network(torch.ones((1, n)).numpy())[0].shape == (1, n)
     assert len(network._by_shape) == SHAPES
 
 
 def test_a_new_size_is_not_compiled_anew():
-    network = Compiled(torch.nn.Conv2d(1, 2, 3).eval(), torch.zeros((1, 1, 8, 8)))
+    network = Compiled(convert(torch.nn.Conv2d(1, 2, 3).eval(), torch.zeros((1, 1, 8, 8))))
     for n in range(8, 12):
         assert network(torch.ones((1, 1, n, 8)).numpy())[0].shape == (1, 2, n - 2, 6)
     assert len(network._by_shape) == 1
+
+
+def test_a_graph_that_was_written_and_read_gives_the_same_to_the_bit():
+    torch.manual_seed(0)
+    batch = torch.rand((1, 3, 64, 96))
+    made = convert(
+        torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.BatchNorm2d(8), torch.nn.ReLU6()).eval(), batch
+    )
+    again = read(*written(made))
+    assert (Compiled(again)(batch.numpy())[0] == Compiled(made)(batch.numpy())[0]).all()
 
 
 def test_a_model_scores_alike_in_both_runtimes(fitted, parts, tmp_path):
@@ -82,23 +92,23 @@ def test_an_instance_norm_of_many_like_voxels_is_exact(alone):
     batch[..., -4:] += 0.05 * torch.rand((1, 4, 64, 64, 4), generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
         exact = copy.deepcopy(network).double()(batch.double()).numpy()
-    found = Compiled(network, torch.zeros(1, 4, 8, 8, 8), alone)(batch.numpy())[0]
+    found = Compiled(convert(network, torch.zeros(1, 4, 8, 8, 8)), alone)(batch.numpy())[0]
     assert np.abs(found - exact).max() < 1e-5 * np.abs(exact).max()
 
 
 def test_other_normalisations_stay_as_they_are():
     network = torch.nn.Sequential(torch.nn.GroupNorm(2, 4), torch.nn.LayerNorm(8), torch.nn.InstanceNorm2d(4)).eval()
     batch = torch.rand((1, 4, 8, 8), generator=torch.Generator().manual_seed(0))
-    assert np.allclose(Compiled(network, batch)(batch.numpy())[0], network(batch).detach().numpy(), atol=1e-5)
+    assert np.allclose(Compiled(convert(network, batch))(batch.numpy())[0], network(batch).detach().numpy(), atol=1e-5)
 
 
 GIVEN_BACK = """
 import gc, signal
 import torch
-from inspection_core.models.compiled import Compiled
+from inspection_core.models.compiled import Compiled, convert
 
 def used():
-    compiled = Compiled(torch.nn.Conv2d(1, 1, 3).eval(), torch.zeros(1, 1, 8, 8))
+    compiled = Compiled(convert(torch.nn.Conv2d(1, 1, 3).eval(), torch.zeros(1, 1, 8, 8)))
     compiled(torch.zeros(1, 1, 8, 8).numpy())
     return compiled
 

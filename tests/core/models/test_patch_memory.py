@@ -7,12 +7,14 @@ import torch
 
 from inspection_core.card import ModelCard
 from inspection_core.device import Device
+from inspection_core.engine import Engine
 from inspection_core.errors import FitError, ModelError
+from inspection_core.infer import measure
 from inspection_core.models import weights
 from inspection_core.models.backbone import Backbone
 from inspection_core.models.patch_memory import KEPT_WINDOWS, PatchMemoryFitter, View, load
 
-CPU = Device("cpu")
+CPU, OPENVINO = Device("cpu"), Device("cpu", 1, "openvino")
 SETTINGS = {"views": ((1.0, 0.0, 1.0, True),), "memory": 64, "share": 0.5, "dim": 16, "smoothing": 0.0}
 
 
@@ -151,3 +153,58 @@ def test_a_basis_of_the_wrong_shape(fitted, tmp_path):
     card = weights.save(tmp_path, card, stored | {"basis.0": stored["memory.0"][:10, :64].contiguous()})
     with pytest.raises(ModelError, match=r"^The weights' 'basis\.0' should have one row for each of 152 features"):
         load(tmp_path, card, CPU)
+
+
+# The network for OpenVINO, kept beside torch's weights ---------------------------------------------------------------
+
+
+def without_graph(folder, out):
+    """Write the model again as one from before graphs were kept."""
+    card = ModelCard.load(folder)
+    kept = {k: v for k, v in weights.load(folder, card).items() if not k.startswith("graph.")}
+    weights.save(out, card, kept)
+    return out
+
+
+def scored(folder, image, device="cpu"):
+    """Return the scores of an image, and the model that gave them."""
+    model = Engine(device).load(folder)
+    return measure(image, model), model
+
+
+def built(model):
+    return "net" in model.predictor.describer.backbone._modules
+
+
+def test_the_kept_graph_gives_the_same_scores_to_the_bit(fitted, parts, tmp_path):
+    image = parts.read(tmp_path, parts.hole(parts.brushed(50)))
+    kept, model = scored(fitted.folder, image)
+    converted, _ = scored(without_graph(fitted.folder, tmp_path / "old"), image)
+    assert not built(model)
+    assert (kept.score == converted.score).all()
+    assert kept.device == converted.device == "cpu float32 openvino"
+
+
+def test_a_graph_of_another_version_is_left_for_the_network_itself(fitted, parts, tmp_path):
+    card = ModelCard.load(fitted.folder)
+    stored = weights.load(fitted.folder, card)
+    stored["graph.0.xml"] = torch.frombuffer(bytearray(b"<net version='99'/>"), dtype=torch.uint8)
+    weights.save(tmp_path / "new", card, stored)
+    image = parts.read(tmp_path, parts.hole(parts.brushed(50)))
+    found, model = scored(tmp_path / "new", image)
+    assert built(model)
+    assert (found.score == scored(fitted.folder, image)[0].score).all()
+
+
+def test_torch_builds_the_network_when_it_is_asked_to_run_it(fitted):
+    predictor = load(fitted.folder, ModelCard.load(fitted.folder), OPENVINO)
+    assert "net" not in predictor.describer.backbone._modules
+    predictor.to(CPU)
+    assert "net" in predictor.describer.backbone._modules
+
+
+def test_a_card_that_does_not_describe_its_network(fitted):
+    card = ModelCard.load(fitted.folder)
+    card = dataclasses.replace(card, parameters={k: v for k, v in card.parameters.items() if k != "backbone_dim"})
+    with pytest.raises(ModelError, match=r"lacks what describes its network: 'backbone_dim'\. Fit or export the model"):
+        load(fitted.folder, card, OPENVINO)
