@@ -311,8 +311,6 @@ def run_images(
     A batch always has the device's number of places. So the network sees one shape, and neither the company of a window
     nor its place in the batch changes its scores.
     """
-    import torch
-
     sheets = [_Sheet(pixels, predictor.stride, tile, overlap, multiple) for pixels in images]
     by_form: dict[tuple[int, ...], list[tuple[_Sheet, Window]]] = {}
     for sheet in sheets:
@@ -323,15 +321,25 @@ def run_images(
         for first in range(0, len(todo), device.batch):
             tick(first, len(todo))
             part = todo[first : first + device.batch]
-            batch = torch.zeros((device.batch, *form), dtype=torch.float32)
-            for slot, (sheet, window) in zip(batch, part, strict=False):
-                slot.copy_(sheet.pixels[(slice(None), *window)])
-            scores = _call(predictor, batch, device)
+            scores = _call(predictor, _batch(part, form, device.batch), device)
             maps = scores.map.cpu().numpy()
             references = None if scores.neighbour is None else scores.neighbour.cpu().numpy()
             for i, (sheet, window) in enumerate(part):
                 sheet.add(window, maps[i], None if references is None else references[i])
     return [sheet.result() for sheet in sheets]
+
+
+def _batch(part: Sequence[tuple[_Sheet, Window]], form: tuple[int, ...], places: int) -> torch.Tensor:
+    """Return windows as a batch of so many places, the rest of them zeros."""
+    import torch
+
+    if places == 1:
+        ((sheet, window),) = part
+        return sheet.pixels[(slice(None), *window)].contiguous()[None]
+    batch = torch.zeros((places, *form), dtype=torch.float32)
+    for slot, (sheet, window) in zip(batch, part, strict=False):
+        slot.copy_(sheet.pixels[(slice(None), *window)])
+    return batch
 
 
 class _Sheet:
@@ -368,10 +376,11 @@ class _Sheet:
 def _call(predictor: Predictor, batch: torch.Tensor, device: Device) -> Scores:
     import torch
 
-    if device.torch.type == "cuda":
-        batch = batch.pin_memory()
+    where = device.torch
+    if batch.device != where:
+        batch = (batch.pin_memory() if where.type == "cuda" else batch).to(where, non_blocking=True)
     with torch.inference_mode(), device.autocast():
-        return predictor(batch.to(device.torch, non_blocking=True))
+        return predictor(batch)
 
 
 class Engine:

@@ -128,7 +128,7 @@ class PatchMemory:
         where = device.torch
         self.describer.to(device)
         self.memories = [m.to(where) for m in self.memories]
-        self.densities = [d.to(where) for d in self.densities]
+        self.densities = [d if d.device == where else d.to(where) for d in self.densities]
 
     def explain(self, reference: int) -> Neighbour:
         """Return the good patch behind a reference of the first view."""

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from inspection_core.device import Device
@@ -152,16 +155,22 @@ class Describer:
             except RuntimeError:  # of another version of OpenVINO; the network itself is there too
                 self._graphs = ()
         self.backbone.build()
-        return convert(self._networks[number], batch)
+        # Written and read once: what is compiled is then the same, to the bit, as where a model brings its graph.
+        return read(*written(convert(self._networks[number], batch)))
 
 
 def blurred(batch: Tensor, sigma: float) -> Tensor:
     """Blur ``(B, C, h, w)`` with a Gaussian of `sigma` pixels; the border's values continue outside."""
     radius = max(1, round(3 * sigma))
-    place = torch.arange(-radius, radius + 1, dtype=batch.dtype, device=batch.device)
-    kernel = torch.exp(-0.5 * (place / sigma) ** 2)
     channels = int(batch.shape[1])
     # Each channel is a group of its own, which OpenVINO computes in half the time of one plane after the other.
-    kernel = (kernel / kernel.sum()).expand(channels, 1, 1, -1)
+    kernel = torch.tensor(_gaussian(sigma, radius), dtype=batch.dtype, device=batch.device).expand(channels, 1, 1, -1)
     rows = F.conv2d(F.pad(batch, (radius, radius, 0, 0), mode="replicate"), kernel, groups=channels)
     return F.conv2d(F.pad(rows, (0, 0, radius, radius), mode="replicate"), kernel.transpose(2, 3), groups=channels)
+
+
+@functools.lru_cache(maxsize=64)
+def _gaussian(sigma: float, radius: int) -> NDArray[np.float64]:
+    """Return a Gaussian that adds up to one, ``(2 * radius + 1,)``; by numpy, so that traces hold it as a constant."""
+    kernel = np.exp(-0.5 * (np.arange(-radius, radius + 1) / sigma) ** 2)
+    return np.asarray(kernel / kernel.sum())
