@@ -118,6 +118,7 @@ def run(
             flow.stop_reading.set()
             for future in flow.drop():
                 future.cancel()
+            feeder.join(2 * PATIENCE)  # it may wait for an input that never comes
             flow.end()
             recorder.join()
     if flow.errors:
