@@ -6,6 +6,7 @@ import errno
 import hashlib
 import io
 import pickle
+import stat
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -39,10 +40,13 @@ def save(folder: Path, card: ModelCard, tensors: Mapping[str, torch.Tensor]) -> 
     from safetensors.torch import save_file
 
     with atomic_path(folder / card.weights) as temporary:
+        temporary.touch()
+        mode = temporary.stat().st_mode
         try:
             save_file({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, temporary)
         except SafetensorError as error:  # a full disk comes as this, not as OSError
             raise OSError(errno.EIO, str(error), str(folder / card.weights)) from error
+        temporary.chmod(stat.S_IMODE(mode))  # safetensors lets its writer alone read it, and a model is for others too
         digest = sha256(temporary)
     card = replace(card, weights_sha256=digest)
     write_text(folder / CARD_NAME, card.to_toml())

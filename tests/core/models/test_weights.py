@@ -37,6 +37,13 @@ def test_equal_tensors_make_equal_files(tmp_path):
     assert weights.save(tmp_path / "2", CARD, turned) == first
 
 
+@pytest.mark.skipif(os.name != "posix", reason="rights are those of POSIX")
+def test_others_may_read_a_model_as_far_as_the_card(tmp_path):
+    """A group shares its models on one drive."""
+    card = weights.save(tmp_path, CARD, TENSORS)
+    assert (tmp_path / card.weights).stat().st_mode == (tmp_path / CARD_NAME).stat().st_mode
+
+
 def test_a_crash_while_saving_leaves_no_card(tmp_path, monkeypatch):
     def crash(path):
         raise KeyboardInterrupt
