@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from qtpy.QtCore import QObject, QTimer, Signal
 
 from inspection_core.errors import InspectionError
-from napari_inspection import engines, files, keep, layers, store
+from napari_inspection import cases, engines, files, keep, layers, store
 from napari_inspection.desk import Desk
 from napari_inspection.layers import Case
 from napari_inspection.worker import Job, explain
@@ -166,18 +166,20 @@ class Session(QObject):
             )
 
     def current_case(self) -> Case | None:
-        """Return the case to work on: that of the selected image layer, the open one, or the topmost image."""
+        """Return the case to work on: that of the selected image layer, the open one, or the topmost image.
+
+        None where there is none, or where the selected image cannot be worked on: another one is not taken for it.
+        """
         active = self.viewer.layers.selection.active
-        chosen = active.metadata.get(layers.KEY) if type(active).__name__ == "Image" else None
+        if type(active).__name__ == "Image":
+            chosen = cases.case_of(active)
+        else:
+            found = (cases.case_of(layer) for layer in reversed(self.viewer.layers))
+            chosen = self.case or next((c for c in found if c is not None), None)
         if chosen is not None and chosen is not self.case:
             self._clear_results()
             self.take(chosen)
-        if self.case is None:
-            found = (layers.case_of(layer) for layer in (active, *reversed(self.viewer.layers)) if layer is not None)
-            case = next((c for c in found if c is not None), None)
-            if case is not None:
-                self.take(case)
-        return self.case
+        return chosen
 
     # Running ---------------------------------------------------------------------------------------------------------
 
@@ -185,7 +187,8 @@ class Session(QObject):
         """Run a model on the current case: one of this machine by its folder, one of a server by its id."""
         case = self.current_case()
         if case is None:
-            self.say("error", "There is nothing to run on. Open a scan or an image first.")
+            active = self.viewer.layers.selection.active
+            self.say("error", cases.why_not(active) or "There is nothing to run on. Open a scan or an image first.")
             return
         listing, me = self.listing, store.user()
 
@@ -268,7 +271,7 @@ class Session(QObject):
         desk.painted.connect(self._after)
         desk.failed.connect(lambda line: self.say("error", line))
         if desk.review.prediction.warnings:
-            self.say("info", " ".join(desk.review.prediction.warnings[:3]))
+            self.say("info", "; ".join(desk.review.prediction.warnings[:3]))
         self.reviewing.emit(desk)
 
     def _offer_anew(self, already: int) -> None:
@@ -429,8 +432,8 @@ class Session(QObject):
         case, desk = self.case, self.desk
         if self._closed or case is None:
             return
-        if any(layers.is_image(ly, case) for ly in gone) and not any(
-            layers.is_image(ly, case) for ly in self.viewer.layers
+        if any(cases.is_image(ly, case) for ly in gone) and not any(
+            cases.is_image(ly, case) for ly in self.viewer.layers
         ):
             self.leave()
             self.opened.emit(None)

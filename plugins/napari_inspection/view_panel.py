@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from qtpy.QtWidgets import QComboBox, QDoubleSpinBox, QGroupBox, QLabel, QVBoxLayout, QWidget
 
-from napari_inspection import layers
+from napari_inspection import cases, layers
 from napari_inspection.medical import linked, orientation, windows
 from napari_inspection.session import Session
 from napari_inspection.widgets import button, row, text
@@ -179,7 +179,7 @@ class ViewPanel(QWidget):
     def _images(self) -> list[Any]:
         """Return the image layers of the current case, without score maps and colour pictures."""
         case = self.session.case
-        return [ly for ly in self.session.viewer.layers if case and layers.is_image(ly, case) and not ly.rgb]
+        return [ly for ly in self.session.viewer.layers if case and cases.is_image(ly, case) and not ly.rgb]
 
     def _apply(self) -> None:
         self.set_window(*windows.limits(self.window_centre.value(), self.window_width.value()))
