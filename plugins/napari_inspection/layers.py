@@ -345,6 +345,17 @@ def contrast(array: NDArray[Any]) -> tuple[float, float]:
     return (low, high) if high > low else (low, low + 1)
 
 
+def extremes(array: NDArray[Any]) -> tuple[float, float] | None:
+    """Return the lowest and the highest finite value, or None where there is none."""
+    low, high = float(array.min()), float(array.max())
+    if not (np.isfinite(low) and np.isfinite(high)):  # seldom, and a copy
+        finite = array[np.isfinite(array)]
+        if finite.size == 0:
+            return None
+        low, high = float(finite.min()), float(finite.max())
+    return low, high
+
+
 def describe(prediction: Prediction) -> str:
     """Return the banner: model, version, what it may be used for."""
     return f"{prediction.model_id}, version {prediction.model_version}. {RESEARCH_USE}"
