@@ -74,12 +74,15 @@ def save(job: Save) -> str:
     """
     staging = job.folder / f".{secrets.token_hex(6)}.tmp"
     try:
-        staging.mkdir(parents=True)
+        job.folder.mkdir(parents=True, exist_ok=True)
+        staging.mkdir()
         checked, notes = _write(job, staging)
         places = _move(staging, job.folder)
         if job.again:
             _forget_older(job, places)
     except OSError as error:
+        if error.filename and Path(error.filename).is_relative_to(staging):  # the user knows its place, not this one
+            error.filename = str(job.folder / Path(error.filename).relative_to(staging))
         raise UsageError(f"Nothing was saved. {explain(error)}") from error
     finally:
         shutil.rmtree(staging, ignore_errors=True)
