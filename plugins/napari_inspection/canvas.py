@@ -25,6 +25,7 @@ def tidy_in_own_context(layers: Any, canvas: Any) -> None:
 
     def before(event: Any = None) -> None:
         with suppress(RuntimeError):  # Qt's word for a canvas whose window is gone
-            canvas._scene_canvas.set_current()
+            if canvas.native.isValid():  # a window that was never shown has no context, and has drawn nothing
+                canvas._scene_canvas.set_current()
 
     layers.events.removing.connect(before)

@@ -65,10 +65,10 @@ def test_a_canvas_whose_window_is_gone_is_let_be(napari):
     from napari.components import ViewerModel
 
     def gone():
-        raise RuntimeError("Internal C++ object already deleted")
+        raise RuntimeError("Internal C++ object already deleted")  # what PySide6 says
 
     model = ViewerModel()
     layer = model.add_points([[0, 0]])
-    canvas.tidy_in_own_context(model.layers, SimpleNamespace(_scene_canvas=SimpleNamespace(set_current=gone)))
+    canvas.tidy_in_own_context(model.layers, SimpleNamespace(native=SimpleNamespace(isValid=gone)))
     model.layers.remove(layer)
     assert list(model.layers) == []
