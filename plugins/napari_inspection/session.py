@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -372,7 +373,8 @@ class Session(Jobs):
         self._soon.stop()
         self._writer.shutdown(wait=True)
         if self.desk is not None:
-            self.desk.leave()
+            with suppress(RuntimeError):  # Qt's word for timers that are gone, where the whole process ends
+                self.desk.leave()
         if self._lock is not None:
             self._lock.release()
             self._lock = None
