@@ -35,6 +35,7 @@ EMPTY = (
 SORT = int(Qt.ItemDataRole.UserRole)
 FILTERS = ("all", "not run yet", "OK", "REVIEW", "NG", "failed", "corrected")
 SIDE = 48
+NAME_WIDTH = 110
 
 
 class Inputs(QAbstractTableModel):
@@ -187,7 +188,7 @@ class OpenPanel(QWidget):
         self.table.verticalHeader().hide()
         self.table.verticalHeader().setDefaultSectionSize(SIDE + 6)
         header = self.table.horizontalHeader()
-        for column, width in enumerate((SIDE + 8, 110, 64, 52)):
+        for column, width in enumerate((SIDE + 8, NAME_WIDTH, 64, 52)):
             header.resizeSection(column, width)
         header.setSectionResizeMode(4, QHeaderView.ResizeMode.Stretch)
         header.setStyleSheet(ARROW_ABOVE)
@@ -310,8 +311,11 @@ class OpenPanel(QWidget):
     def _show_kinds(self, on: bool) -> None:
         """Show what each row is, or, where all are pictures, give the room to their names."""
         self.table.setColumnHidden(4, not on)
-        modes = QHeaderView.ResizeMode
-        self.table.horizontalHeader().setSectionResizeMode(1, modes.Interactive if on else modes.Stretch)
+        header, modes = self.table.horizontalHeader(), QHeaderView.ResizeMode
+        stretched = header.sectionResizeMode(1) == modes.Stretch
+        header.setSectionResizeMode(1, modes.Interactive if on else modes.Stretch)
+        if on and stretched:  # it would keep all of the room
+            header.resizeSection(1, NAME_WIDTH)
 
     def _on_result(self, ran: Predicted) -> None:
         case, prediction = ran.case, ran.prediction

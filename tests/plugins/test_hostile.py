@@ -173,6 +173,8 @@ def test_rows_that_cannot_be_opened_say_why_and_the_list_goes_on(panel, until, t
         assert said[f"{name}.png"][0] == "failed"
         assert word in said[f"{name}.png"][1]
     assert not panel.opening.table.isColumnHidden(4)
+    header = panel.opening.table.horizontalHeader()
+    assert header.length() <= panel.opening.table.viewport().width(), "nothing is beside the picture's edge"
     panel.opening.filter.setCurrentText("failed")
     assert panel.opening.rows.rowCount() == 4
     panel.opening.filter.setCurrentText("all")
