@@ -234,15 +234,24 @@ def trail(review: Review) -> list[dict[str, Any]]:
     return rows
 
 
-def write_trail(path: Path, review: Review) -> Path:
+def write_trail(path: Path, review: Review, entries: int | None = None) -> Path:
     """Write the audit trail as CSV or JSON, by the suffix.
+
+    Parameters
+    ----------
+    path
+        Ends in ``.csv`` or ``.json``.
+    review
+        Whose trail.
+    entries
+        How many of its entries, the oldest first; all if not given. A reviewer goes on while a result is written.
 
     Raises
     ------
     ReadError
         If the suffix is neither.
     """
-    rows = trail(review)
+    rows = trail(review)[:entries]
     if path.suffix.lower() == ".json":
         write_text(path, dump({"schema_version": SCHEMA_VERSION, "corrections": rows, "note": RESEARCH_USE}))
     elif path.suffix.lower() == ".csv":

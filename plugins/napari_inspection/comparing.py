@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -82,7 +84,7 @@ def _told(me: str, other: str, result: Agreement, first: NDArray[np.uint8], seco
 def _read(path: Path, desk: Desk) -> NDArray[np.uint8]:
     """Return a mask on the grid of the case, 1 for its first class and so on."""
     if path.suffix.lower() in (".dcm", "") and desk.case.opened.dicom is not None:
-        return _read_dicom(path, desk.case.opened.dicom)
+        return _read_dicom(path, desk.case.opened.dicom, desk.review.classes)
     from inspection_core.io.raster import RASTER_SUFFIXES, read_raster
     from inspection_core.io.scans import read_scan
 
@@ -99,8 +101,12 @@ def _read(path: Path, desk: Desk) -> NDArray[np.uint8]:
     return mask.astype(np.uint8)
 
 
-def _read_dicom(path: Path, source: DicomImage) -> NDArray[np.uint8]:
-    """Return a DICOM SEG or RT Structure Set on the series; segments are numbered in their order."""
+def _read_dicom(path: Path, source: DicomImage, classes: Sequence[str]) -> NDArray[np.uint8]:
+    """Return a DICOM SEG or RT Structure Set on the series.
+
+    Segments count as the class that they are named after, as the suite's are, one a class or one a finding. Where none
+    is, they count as the classes in their order.
+    """
     from inspection_core.io.dicom_seg import read_seg
     from inspection_core.io.rtstruct import read_rtstruct
 
@@ -108,7 +114,16 @@ def _read_dicom(path: Path, source: DicomImage) -> NDArray[np.uint8]:
         drawn = read_seg(path, source)
     except ReadError:
         drawn = read_rtstruct(path, source)
+    values = [_class_named(name, classes) for name in drawn.channels]
+    order = range(1, len(values) + 1)
+    values = [v or len(classes) + k for k, v in zip(order, values, strict=True)] if any(values) else list(order)
     mask = np.zeros(drawn.geometry.shape, np.uint8)
-    for number, segment in enumerate(drawn.array, start=1):
-        mask[(segment > 0) & (mask == 0)] = number
+    for value, segment in zip(values, drawn.array, strict=True):
+        mask[(segment > 0) & (mask == 0)] = min(value, 255)
     return mask
+
+
+def _class_named(name: str, classes: Sequence[str]) -> int:
+    """Return the class, 1 for the first, that a segment is named after, perhaps with a number behind; 0 for none."""
+    plain = re.sub(r" \d+$", "", name)
+    return next((k for k, label in enumerate(classes, start=1) if label in (name, plain)), 0)

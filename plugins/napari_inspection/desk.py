@@ -18,21 +18,11 @@ from inspection_core.errors import InspectionError
 from inspection_core.findings import find_numbered
 from inspection_core.prediction import Finding
 from inspection_core.review import Action, Correction, Mark
-from napari_inspection import layers
+from napari_inspection import layers, looks, strokes
 from napari_inspection.keep import Opened, scale_of
 
-COLOURS = {"open": "#e69f00", "accepted": "#009e73", "rejected": "#00000000", "selected": "#f0e442"}
-"""Of findings, by status: Okabe and Ito's, told apart with every kind of colour vision."""
-SELECTED_ON_BRIGHT = "#000000"
-"""Of the selected finding where the image is bright: yellow is not seen on white."""
-CLASS_COLOURS = ("#e69f00", "#56b4e9", "#009e73", "#0072b2", "#d55e00", "#cc79a7")
-"""Of classes or findings; yellow is left to the selected one."""
 CALM = 150
 """Milliseconds after the last stroke before figures and texts follow: a large finding takes longer than its stroke."""
-HEADROOM = 0.05
-"""Of an image's height, that a text keeps from its upper edge."""
-TEXTS = 300
-"""Findings up to which each has its text in the picture."""
 
 
 class Desk(QObject):
@@ -87,6 +77,7 @@ class Desk(QObject):
         self.labels = viewer.add_layer(Layer.create(*layers.labels_layer(case, self.canvas)))
         self.texts = viewer.add_layer(Layer.create(*layers.texts_layer(case, *self._texts())))
         self.labels.events.paint.connect(self.on_paint)
+        self.labels.events.data.connect(self._on_data)
         self.labels.undo, self.labels.redo = self.undo, self.redo
         self._camera = viewer.scene.camera
         self._camera.events.zoom.connect(self._zoomed)
@@ -220,13 +211,10 @@ class Desk(QObject):
 
     def on_paint(self, event: Any) -> None:
         """Take a stroke of napari's, a polygon or a fill, into the history."""
-        found = _painted(event.value, np.asarray(self.labels.data))
+        found = strokes.painted(event.value, np.asarray(self.labels.data))
         if found is None:
             return
-        low, block = found
-        high = tuple(a + n for a, n in zip(low, block.shape, strict=True))
-        start, stop = self.case.frame.box(low, high)
-        after = self.case.frame.unshow(block)
+        start, stop, after = self._in_core(found)
         correction = self.review.change("paint", self.reviewer, start, after, label=self.label)
         if not correction.marks:
             return
@@ -240,6 +228,30 @@ class Desk(QObject):
             self.findings[number] = replace(old, start=tuple(int(v) for v in low), stop=tuple(int(v) for v in high))
         self._calm.start()
         self.painted.emit([correction], tuple(fresh))
+
+    def _on_data(self, event: Any = None) -> None:
+        """Take an array that somebody put into the layer as one change, and show the review's own again.
+
+        Other plugins write their results so. Left there, strokes would be drawn on what the review does not have.
+        """
+        given = np.asarray(self.labels.data)
+        if np.shares_memory(given, self.canvas):
+            return
+        shown = self.case.frame.show(self.canvas)
+        self.labels.data = shown
+        if given.shape != shown.shape or given.min() < 0 or given.max() > np.iinfo(self.canvas.dtype).max:
+            self.failed.emit("Something put other data into the findings' layer. They do not fit, and were put back.")
+            return
+        found = strokes.replaced(shown, given.astype(shown.dtype))
+        if found is not None:
+            start, _, after = self._in_core(found)
+            self.change("paint", start, after, "written into the layer from elsewhere")
+
+    def _in_core(self, found: strokes.Block) -> tuple[tuple[int, ...], tuple[int, ...], NDArray[Any]]:
+        """Return the box of the core's array that a block of the shown one is, and the block in the core's order."""
+        low, block = found
+        start, stop = self.case.frame.box(low, tuple(a + n for a, n in zip(low, block.shape, strict=True)))
+        return start, stop, self.case.frame.unshow(block)
 
     def settle(self) -> None:
         """Measure what strokes changed, and let the texts follow; called when no stroke came for a moment."""
@@ -315,20 +327,8 @@ class Desk(QObject):
     def _colour(self) -> None:
         from napari.utils.colormaps import DirectLabelColormap
 
-        marks = self.review.marks
-        colours: dict[int | None, Any] = {None: COLOURS["open"], 0: "transparent"}
-        classes = self.review.classes
-        for number, mark in marks.items():
-            if mark.status == "rejected":
-                colours[number] = COLOURS["rejected"]
-            elif self.colour_by == "class":
-                colours[number] = CLASS_COLOURS[classes.index(mark.label) % len(CLASS_COLOURS)]
-            elif self.colour_by == "finding":
-                colours[number] = CLASS_COLOURS[number % len(CLASS_COLOURS)]
-            elif mark.status != "open":
-                colours[number] = COLOURS[mark.status]
-        if self.selection:
-            colours[self.selection] = SELECTED_ON_BRIGHT if layers.is_bright(self.case) else COLOURS["selected"]
+        bright = layers.is_bright(self.case)
+        colours = looks.colours(self.review.marks, self.review.classes, self.colour_by, self.selection, bright=bright)
         self.labels.colormap = DirectLabelColormap(color_dict=colours)
 
     def recolour(self, by: str) -> None:
@@ -347,24 +347,7 @@ class Desk(QObject):
         self._still.start()
 
     def _texts(self) -> tuple[NDArray[np.float64], list[str]]:
-        marks = self.marks
-        shown = [n for n in marks if marks[n].status != "rejected"][:TEXTS]
-        places = np.array([self._beside(self.findings[n]) for n in shown], dtype=np.float64)
-        words = []
-        for n in shown:
-            sure = self.origin.get(n)
-            what = "drawn" if sure is None else f"{sure.confidence:.2f}"
-            words.append(f"{n}: {what}" + (" ok" if marks[n].status == "accepted" else ""))
-        return places, words
-
-    def _beside(self, finding: Finding) -> NDArray[np.float64]:
-        """Return the index above the upper left corner of a finding as shown, in its middle slice and in the image."""
-        frame = self.case.frame
-        ends = frame.to_shown(np.stack([np.array(finding.start, float), np.array(finding.stop, float) - 1]))
-        corner = frame.to_shown(np.array(finding.centroid_index))
-        corner[-2] = max(ends[:, -2].min() - 1, HEADROOM * frame.shown.shape[-2])
-        corner[-1] = ends[:, -1].min()
-        return frame.from_shown(corner)
+        return looks.texts(self.case.frame, self.marks, self.findings, self.origin)
 
     def _refresh_texts(self) -> None:
         if self.texts is None:
@@ -376,37 +359,6 @@ class Desk(QObject):
         self.texts.data = points
         self.texts.features = meta["features"]
         self.texts.refresh_text()
-
-
-def _painted(value: Any, shown: NDArray[Any]) -> tuple[tuple[int, ...], NDArray[Any]] | None:
-    """Return where the shown array's block begins that a stroke changed, and the block as it is after the stroke.
-
-    A stroke is a list of what changed: boxes with a mask inside, or arrays of indices with values. napari tells of it
-    before it writes, or after, depending on the tool; so what is written is taken from the list itself.
-    """
-    boxes = []
-    for atom in value:
-        key = getattr(atom, "slice_key", None)
-        if key is not None:
-            spans = [s.indices(n)[:2] for s, n in zip(key, shown.shape, strict=True)]
-        else:
-            places = [np.atleast_1d(np.asarray(i)) for i in atom[0]]
-            if any(p.size == 0 for p in places):
-                continue
-            spans = [(int(p.min()), int(p.max()) + 1) for p in places]
-        boxes.append((atom, spans))
-    if not boxes:
-        return None
-    low = [min(spans[axis][0] for _, spans in boxes) for axis in range(shown.ndim)]
-    high = [max(spans[axis][1] for _, spans in boxes) for axis in range(shown.ndim)]
-    block = np.array(shown[tuple(slice(a, b) for a, b in zip(low, high, strict=True))])
-    for atom, spans in boxes:
-        if getattr(atom, "slice_key", None) is None:
-            block[tuple(np.asarray(i) - a for i, a in zip(atom[0], low, strict=True))] = atom[2]
-            continue
-        part = block[tuple(slice(a - o, b - o) for (a, b), o in zip(spans, low, strict=True))]
-        part[... if atom.mask is None else atom.mask] = atom.new_value
-    return tuple(low), block
 
 
 def _box(finding: Finding) -> tuple[slice, ...]:

@@ -9,7 +9,8 @@ from qtpy.QtCore import QAbstractTableModel, QModelIndex, QSortFilterProxyModel,
 from qtpy.QtGui import QColor, QPixmap
 from qtpy.QtWidgets import QAbstractItemView, QHeaderView, QTableView
 
-from napari_inspection.desk import COLOURS, Desk
+from napari_inspection.desk import Desk
+from napari_inspection.looks import COLOURS
 from napari_inspection.widgets import ARROW_ABOVE
 
 SORT = int(Qt.ItemDataRole.UserRole)

@@ -215,7 +215,13 @@ def scale_of(folder: Path) -> tuple[float, float] | None:
 
 
 def key_of(case: Case) -> str:
-    """Return a name for a case that says nothing of it: a hash of which series or file it is, and of its state."""
+    """Return a name for a case that says nothing of it: a hash of which series or file it is, and of its state.
+
+    Of a file it is the state in which it was first asked for, which is when it was opened: what is done to the file
+    later is not done to the image that is shown.
+    """
+    if "key" in case.extras:
+        return str(case.extras["key"])
     digest = hashlib.sha256()
     item: Input | None = case.item
     if item is not None and item.volume is not None:
@@ -229,7 +235,10 @@ def key_of(case: Case) -> str:
         step = max(1, round((array.size / 1e5) ** (1 / array.ndim)))
         digest.update(np.ascontiguousarray(array[(slice(None, None, step),) * array.ndim]).tobytes())
     digest.update(repr((case.image.geometry.shape, case.image.geometry.affine.round(4).tolist())).encode())
-    return digest.hexdigest()[:24]
+    key = digest.hexdigest()[:24]
+    if item is not None:
+        case.extras["key"] = key
+    return key
 
 
 def folder_of(case: Case, prediction: Prediction) -> Path:

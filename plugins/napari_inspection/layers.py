@@ -14,7 +14,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from itertools import permutations
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -71,6 +70,8 @@ class Frame:
         For napari, in the order of the shown axes.
     oblique
         Whether napari's world is the scan's own frame and not the patient's.
+    units
+        Of the shown axes, where a layer from somewhere else has its own; empty for those of the grid.
     """
 
     geometry: Geometry
@@ -80,6 +81,7 @@ class Frame:
     scale: tuple[float, ...]
     translate: tuple[float, ...]
     oblique: bool
+    units: tuple[Any, ...] = ()
 
     def show(self, array: NDArray[Any]) -> NDArray[Any]:
         """Return the view of an array on the grid, ``(..., *spatial)``, that napari shows."""
@@ -149,7 +151,7 @@ class Frame:
         return {
             "scale": (*(1.0,) * lead, *self.scale),
             "translate": (*(0.0,) * lead, *self.translate),
-            "units": (*("pixel",) * lead, *(self.unit,) * n),
+            "units": (*("pixel",) * lead, *(self.units or (self.unit,) * n)),
             "axis_labels": (*("volume",) * lead, *AXES[n]),
         }
 
@@ -252,11 +254,6 @@ def score_layer(case: Case, prediction: Prediction, scale: tuple[float, float] |
     return score, meta, "image"
 
 
-def is_image(layer: Any, case: Case) -> bool:
-    """Say whether a layer shows the image of a case, or one of its channels, and not what was made of it."""
-    return type(layer).__name__ == "Image" and layer.metadata.get(KEY) is case and layer.name != "score"
-
-
 def is_bright(case: Case) -> bool:
     """Say whether an image is mostly bright as it is shown, so that what is drawn on it has to be dark."""
     if "bright" not in case.extras:  # asked for with every colour
@@ -326,36 +323,6 @@ def overlap_layer(case: Case, overlap: NDArray[np.uint8], names: tuple[str, str]
     return case.frame.show(overlap), meta, "labels"
 
 
-def case_of(layer: Any) -> Case | None:
-    """Return the case that a layer shows, or make one of an image layer that came from somewhere else."""
-    case = getattr(layer, "metadata", {}).get(KEY)
-    if isinstance(case, Case):
-        return case
-    if layer is None or type(layer).__name__ != "Image" or getattr(layer, "multiscale", False):
-        return None
-    return _foreign(layer)
-
-
-def _foreign(layer: Any) -> Case | None:
-    """Return a case of an image layer that napari or another plugin opened: what its scale and units say, no more."""
-    from inspection_core.inputs import Opened
-
-    array = np.asarray(layer.data)
-    array = np.moveaxis(array, -1, 0)[:3] if layer.rgb else array[None]
-    if array.dtype == bool or array.ndim not in (3, 4):
-        return None
-    shape = array.shape[1:]
-    names = [str(u) for u in (layer.units or ())]
-    known = len(shape) == 3 and all(n in ("millimeter", "mm") for n in names) and bool(names)
-    scale = [float(s) for s in np.asarray(layer.scale)[-len(shape) :]]
-    origin = [float(t) for t in np.asarray(layer.translate)[-len(shape) :]][::-1]
-    geometry = Geometry.from_spacing(shape, scale, origin) if known else Geometry.pixels(shape)
-    channels = ("red", "green", "blue") if layer.rgb else ("grey",)
-    source = layer.source.path
-    image = Image(array, geometry, channels, Path(source) if source else None)
-    return Case(Opened(image), frame_of(geometry), layer.name)
-
-
 def own_window(case: Case) -> tuple[float, float] | None:
     """Return the window that the file asks for, as ``(low, high)``."""
     windows = case.opened.dicom.windows if case.opened.dicom is not None else ()
@@ -376,6 +343,17 @@ def contrast(array: NDArray[Any]) -> tuple[float, float]:
     if high <= low:
         low, high = float(sample.min()), float(sample.max())
     return (low, high) if high > low else (low, low + 1)
+
+
+def extremes(array: NDArray[Any]) -> tuple[float, float] | None:
+    """Return the lowest and the highest finite value, or None where there is none."""
+    low, high = float(array.min()), float(array.max())
+    if not (np.isfinite(low) and np.isfinite(high)):  # seldom, and a copy
+        finite = array[np.isfinite(array)]
+        if finite.size == 0:
+            return None
+        low, high = float(finite.min()), float(finite.max())
+    return low, high
 
 
 def describe(prediction: Prediction) -> str:

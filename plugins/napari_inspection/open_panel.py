@@ -35,6 +35,7 @@ EMPTY = (
 SORT = int(Qt.ItemDataRole.UserRole)
 FILTERS = ("all", "not run yet", "OK", "REVIEW", "NG", "failed", "corrected")
 SIDE = 48
+NAME_WIDTH = 110
 
 
 class Inputs(QAbstractTableModel):
@@ -48,6 +49,8 @@ class Inputs(QAbstractTableModel):
         self.refused: list[tuple[str, str]] = []
         self.results: dict[int, Row] = {}
         self.corrected: set[int] = set()
+        self.trouble: dict[int, str] = {}
+        """Why rows could not be opened when that was last tried."""
         self.wording: Mapping[str, str] = {}
         self.pictures = Thumbnails(SIDE)
         self.pictures.ready.connect(self._on_picture)
@@ -56,7 +59,7 @@ class Inputs(QAbstractTableModel):
         """Take a listing."""
         self.beginResetModel()
         self.items, self.refused = list(listing.inputs), list(listing.refused)
-        self.results, self.corrected = {}, set()
+        self.results, self.corrected, self.trouble = {}, set(), {}
         self.pictures.clear()
         self.endResetModel()
 
@@ -76,12 +79,22 @@ class Inputs(QAbstractTableModel):
             self.corrected.add(at)
             self.dataChanged.emit(self.index(at, 0), self.index(at, len(self.COLUMNS) - 1))
 
+    def put_trouble(self, at: int, line: str) -> None:
+        """Say why an input could not be opened; an empty line where it could."""
+        if line != self.trouble.get(at, ""):
+            self.trouble.pop(at, None)
+            if line:
+                self.trouble[at] = line
+            self.dataChanged.emit(self.index(at, 0), self.index(at, len(self.COLUMNS) - 1))
+
     def state(self, at: int) -> set[str]:
         """Return the filters that a row passes."""
         if at >= len(self.items):
             return {"all", "failed"}
         result = self.results.get(at)
         states = {"all"} | ({"corrected"} if at in self.corrected else set())
+        if at in self.trouble:
+            return states | {"failed"}
         if result is None:
             return states | {"not run yet"}
         return states | {result.verdict or "failed"}
@@ -122,12 +135,16 @@ class Inputs(QAbstractTableModel):
         if column == 1:
             place = files.where(item)
             return f"{files.title(item)}\n{place}" if place else files.title(item)
+        if column == 2 and at in self.trouble:
+            return "failed"
         if column == 2 and result is not None:
             word = self.wording.get(result.verdict or "", result.verdict or "failed")
             return f"{word}, corrected" if at in self.corrected else word
         if column == 3 and result is not None and result.score is not None:
             return f"{result.score:.3g}"
         if column == 4:
+            if at in self.trouble:
+                return self.trouble[at]
             return result.error if result is not None and result.error else files.verdict(item)
         return ""
 
@@ -171,7 +188,7 @@ class OpenPanel(QWidget):
         self.table.verticalHeader().hide()
         self.table.verticalHeader().setDefaultSectionSize(SIDE + 6)
         header = self.table.horizontalHeader()
-        for column, width in enumerate((SIDE + 8, 110, 64, 52)):
+        for column, width in enumerate((SIDE + 8, NAME_WIDTH, 64, 52)):
             header.resizeSection(column, width)
         header.setSectionResizeMode(4, QHeaderView.ResizeMode.Stretch)
         header.setStyleSheet(ARROW_ABOVE)
@@ -231,6 +248,8 @@ class OpenPanel(QWidget):
         session.screened.connect(self._on_screened)
         session.changed.connect(self._on_change)
         session.reviewing.connect(self._on_desk)
+        session.unreadable.connect(self._on_trouble)
+        session.opened.connect(self._on_case)
         self._show_counts()
 
     def ask_file(self) -> None:
@@ -292,8 +311,11 @@ class OpenPanel(QWidget):
     def _show_kinds(self, on: bool) -> None:
         """Show what each row is, or, where all are pictures, give the room to their names."""
         self.table.setColumnHidden(4, not on)
-        modes = QHeaderView.ResizeMode
-        self.table.horizontalHeader().setSectionResizeMode(1, modes.Interactive if on else modes.Stretch)
+        header, modes = self.table.horizontalHeader(), QHeaderView.ResizeMode
+        stretched = header.sectionResizeMode(1) == modes.Stretch
+        header.setSectionResizeMode(1, modes.Interactive if on else modes.Stretch)
+        if on and stretched:  # it would keep all of the room
+            header.resizeSection(1, NAME_WIDTH)
 
     def _on_result(self, ran: Predicted) -> None:
         case, prediction = ran.case, ran.prediction
@@ -336,6 +358,20 @@ class OpenPanel(QWidget):
     def _on_desk(self, desk: Any) -> None:
         if desk is not None and desk.review.log:
             self._on_change(desk)
+
+    def _on_trouble(self, item: Input, line: str) -> None:
+        """Let the row say why it could not be opened."""
+        at = next((k for k, one in enumerate(self.model.items) if one is item), None)
+        if at is not None:
+            self.table.setColumnHidden(2, False)
+            self._show_kinds(True)
+            self.model.put_trouble(at, line)
+            self._show_counts()
+
+    def _on_case(self, _: Any) -> None:
+        at = self.place_of_case()
+        if at is not None:
+            self.model.put_trouble(at, "")
 
     def _speak(self, wording: Mapping[str, str]) -> None:
         """Call verdicts what the trade calls them, in the list and in the filter."""

@@ -11,7 +11,7 @@ from qtpy.QtCore import QEvent, Qt
 from qtpy.QtGui import QDragEnterEvent, QDropEvent, QKeySequence, QShortcut
 from qtpy.QtWidgets import QApplication, QLabel, QProgressBar, QScrollArea, QTabWidget, QVBoxLayout, QWidget
 
-from napari_inspection import docking, engines, layers
+from napari_inspection import canvas, docking, engines, layers
 from napari_inspection.edit_panel import EditPanel
 from napari_inspection.open_panel import OpenPanel
 from napari_inspection.review_panel import ReviewPanel
@@ -41,6 +41,7 @@ class InspectionPanel(QWidget):
         self.viewer = viewer
         self.session = Session(viewer)
         docking.register(viewer, self)
+        canvas.tidy_in_own_context(viewer.layers, viewer.window._qt_viewer.canvas)
         # A window that is closed takes its docks away without a word to them.
         self.destroyed.connect(self.session.abandon)
         QApplication.instance().aboutToQuit.connect(self.session.abandon)

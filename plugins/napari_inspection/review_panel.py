@@ -14,6 +14,7 @@ from napari_inspection import comparing, saving, store, tools
 from napari_inspection.findings_table import FILTERS, FindingsTable
 from napari_inspection.session import Session
 from napari_inspection.widgets import Undoing, button, row, text
+from napari_inspection.worker import explain
 
 EMPTY = "No findings yet. Open a scan or an image, choose a model in Run, and press Run."
 NONE_FOUND = "The model found nothing here. Paint in Correct what it missed."
@@ -227,7 +228,7 @@ class ReviewPanel(Undoing, QWidget):
         try:
             write_trail(path, desk.review)
         except (InspectionError, OSError) as error:
-            self.session.say("error", getattr(error, "strerror", None) or str(error))
+            self.session.say("error", explain(error))
         else:
             self.session.say("info", f"Audit trail: {len(desk.review.log)} entries in {path.name}.")
 

@@ -8,16 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from qtpy.QtCore import QObject, QTimer, Signal
+from qtpy.QtCore import QTimer, Signal
 
 from inspection_core.errors import InspectionError
-from napari_inspection import engines, files, keep, layers, store
+from napari_inspection import cases, engines, files, keep, layers, store
 from napari_inspection.desk import Desk
+from napari_inspection.jobs import Jobs
 from napari_inspection.layers import Case
-from napari_inspection.worker import Job, explain
+from napari_inspection.worker import explain
 
 if TYPE_CHECKING:
     from filelock import FileLock
@@ -25,12 +27,7 @@ if TYPE_CHECKING:
     from inspection_core.inputs import Input, Listing
 
 
-CANCELLED = "Cancelled. Nothing was changed."
-NOTHING = ("", 0, 0, None)
-"""For `Session.working`: nothing runs."""
-
-
-class Session(QObject):
+class Session(Jobs):
     """The state of one viewer.
 
     Parameters
@@ -49,12 +46,10 @@ class Session(QObject):
     """Numbers of the findings that a correction, an undo or a redo touched."""
     selected = Signal(int)
     """The finding that is being looked at; 0 for none."""
-    said = Signal(str, str)
-    """Kind (``info``, ``error``) and one line."""
     offered = Signal(str, object)
     """One line, and ``[(button, function), ...]`` to choose from."""
-    working = Signal(str, int, int, object)
-    """What is being done, steps done, their total, seconds left; an empty name when it ended."""
+    unreadable = Signal(object, str)
+    """An input that could not be opened, and the line that says why."""
     ran = Signal(object)
     """A model was run: what it said, as `keep.Predicted`."""
     screened = Signal(object, object)
@@ -67,11 +62,6 @@ class Session(QObject):
         self.channels: tuple[str, ...] = ()
         self.case: Case | None = None
         self.desk: Desk | None = None
-        self.job: Job | None = None
-        """What was started last."""
-        self.behind: Job | None = None
-        """A screening: while it runs, rows of its list can be looked at and reviewed."""
-        self._steps: tuple[str, int, int, float | None] = NOTHING
         self.results: dict[str, keep.Screened] = {}
         """What the last screening kept, by the label of the input."""
         self.keep_layers = False
@@ -84,7 +74,6 @@ class Session(QObject):
         self._soon.setInterval(0)
         self._soon.timeout.connect(self._look_for_layers)
         viewer.layers.events.removed.connect(self._on_removed)
-        self._closed = False
         self._writer = ThreadPoolExecutor(1, "autosave")
 
     # Opening ---------------------------------------------------------------------------------------------------------
@@ -138,7 +127,7 @@ class Session(QObject):
             elif trouble:
                 self.say("error", trouble)
 
-        self.start(f"Opening {files.title(item)}", work, done)
+        self.start(f"Opening {files.title(item)}", work, done, failed=lambda line: self.unreadable.emit(item, line))
 
     def show(self, case: Case) -> None:
         """Show a case in place of the one before, and say what is odd about it."""
@@ -166,18 +155,20 @@ class Session(QObject):
             )
 
     def current_case(self) -> Case | None:
-        """Return the case to work on: that of the selected image layer, the open one, or the topmost image."""
+        """Return the case to work on: that of the selected image layer, the open one, or the topmost image.
+
+        None where there is none, or where the selected image cannot be worked on: another one is not taken for it.
+        """
         active = self.viewer.layers.selection.active
-        chosen = active.metadata.get(layers.KEY) if type(active).__name__ == "Image" else None
+        if type(active).__name__ == "Image":
+            chosen = cases.case_of(active)
+        else:
+            found = (cases.case_of(layer) for layer in reversed(self.viewer.layers))
+            chosen = self.case or next((c for c in found if c is not None), None)
         if chosen is not None and chosen is not self.case:
             self._clear_results()
             self.take(chosen)
-        if self.case is None:
-            found = (layers.case_of(layer) for layer in (active, *reversed(self.viewer.layers)) if layer is not None)
-            case = next((c for c in found if c is not None), None)
-            if case is not None:
-                self.take(case)
-        return self.case
+        return chosen
 
     # Running ---------------------------------------------------------------------------------------------------------
 
@@ -185,7 +176,8 @@ class Session(QObject):
         """Run a model on the current case: one of this machine by its folder, one of a server by its id."""
         case = self.current_case()
         if case is None:
-            self.say("error", "There is nothing to run on. Open a scan or an image first.")
+            active = self.viewer.layers.selection.active
+            self.say("error", cases.why_not(active) or "There is nothing to run on. Open a scan or an image first.")
             return
         listing, me = self.listing, store.user()
 
@@ -228,18 +220,6 @@ class Session(QObject):
 
             self.start("Beginning anew", lambda: keep.anew(before), done)
 
-    def cancel(self) -> None:
-        """Ask what runs to stop; a screening only if nothing else does."""
-        if not self.idle and self.job is not None:
-            self.job.cancel()
-        else:
-            self.pause()
-
-    def pause(self) -> None:
-        """Ask a screening to stop after what is at hand."""
-        if self.behind is not None:
-            self.behind.cancel()
-
     # Reviewing -------------------------------------------------------------------------------------------------------
 
     def _sit_down(self, opened: keep.Opened) -> None:
@@ -268,7 +248,7 @@ class Session(QObject):
         desk.painted.connect(self._after)
         desk.failed.connect(lambda line: self.say("error", line))
         if desk.review.prediction.warnings:
-            self.say("info", " ".join(desk.review.prediction.warnings[:3]))
+            self.say("info", "; ".join(desk.review.prediction.warnings[:3]))
         self.reviewing.emit(desk)
 
     def _offer_anew(self, already: int) -> None:
@@ -319,80 +299,6 @@ class Session(QObject):
 
     # Inside ----------------------------------------------------------------------------------------------------------
 
-    @property
-    def idle(self) -> bool:
-        """Whether nothing runs, but perhaps a screening."""
-        return self.job is None or self.job is self.behind or self.job.finished
-
-    @property
-    def screening(self) -> bool:
-        """Whether a screening runs."""
-        return self.behind is not None and not self.behind.finished
-
-    def say_busy(self) -> None:
-        """Tell the user that one thing runs at a time."""
-        self.say("error", "Something else is still running. Wait for it, or cancel it first.")
-
-    def say(self, kind: str, line: str) -> None:
-        """Tell the user one line; an empty one clears the last."""
-        self.said.emit(kind, line)
-
-    def start(
-        self, name: str, work: Any, done: Any, cancelled: str = CANCELLED, *, behind: bool = False, alone: bool = False
-    ) -> None:
-        """Do something off the main thread, and its end in it; one thing at a time, and a screening behind it.
-
-        Parameters
-        ----------
-        name
-            What the user reads while it runs.
-        work, done
-            As for `napari_inspection.worker.Job`.
-        cancelled
-            What the user reads where it was cancelled.
-        behind
-            It is a screening: others may be started while it runs.
-        alone
-            It may not be started while a screening runs.
-        """
-        if not self.idle or (self.screening and (behind or alone)):
-            self.say_busy()
-            return
-
-        def ended() -> None:
-            if self.idle:
-                self.working.emit(*(self._steps if self.screening else NOTHING))
-
-        def finish(result: Any) -> None:
-            if self._closed:
-                return
-            ended()
-            try:
-                done(result)
-            except InspectionError as error:
-                self.say("error", str(error))
-
-        def fail(line: str) -> None:
-            if self._closed:
-                return
-            ended()
-            self.say("error" if line else "info", line or cancelled)
-
-        def progress(steps: int, total: int, left: float | None) -> None:
-            if self._closed:
-                return
-            if behind:
-                self._steps = (name, steps, total, left)
-            if not behind or self.idle:
-                self.working.emit(name, steps, total, left)
-
-        self.say("info", "")
-        self.job = Job(work, finish, fail, progress)
-        if behind:
-            self.behind, self._steps = self.job, (name, 0, 0, None)
-        self.working.emit(name, 0, 0, None)
-        self.job.start()
-
     def _clear_results(self, *, keep_claim: bool = False) -> None:
         desk, self.desk = self.desk, None
         if desk is not None:
@@ -429,8 +335,8 @@ class Session(QObject):
         case, desk = self.case, self.desk
         if self._closed or case is None:
             return
-        if any(layers.is_image(ly, case) for ly in gone) and not any(
-            layers.is_image(ly, case) for ly in self.viewer.layers
+        if any(cases.is_image(ly, case) for ly in gone) and not any(
+            cases.is_image(ly, case) for ly in self.viewer.layers
         ):
             self.leave()
             self.opened.emit(None)
@@ -467,7 +373,8 @@ class Session(QObject):
         self._soon.stop()
         self._writer.shutdown(wait=True)
         if self.desk is not None:
-            self.desk.leave()
+            with suppress(RuntimeError):  # Qt's word for timers that are gone, where the whole process ends
+                self.desk.leave()
         if self._lock is not None:
             self._lock.release()
             self._lock = None

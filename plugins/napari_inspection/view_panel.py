@@ -8,13 +8,15 @@ from typing import Any
 import numpy as np
 from qtpy.QtWidgets import QComboBox, QDoubleSpinBox, QGroupBox, QLabel, QVBoxLayout, QWidget
 
-from napari_inspection import layers
+from napari_inspection import cases, layers
 from napari_inspection.medical import linked, orientation, windows
 from napari_inspection.session import Session
 from napari_inspection.widgets import button, row, text
 
 OWN, FULL = "the file's own", "whole range"
 RULER = "distance"
+MOST_DECIMALS = 9
+"""Of the boxes of a window: one of a float image may be tiny."""
 
 
 class ViewPanel(QWidget):
@@ -31,12 +33,9 @@ class ViewPanel(QWidget):
         self.preset.setToolTip("Which values become black and white; presets are for CT")
         self.window_centre, self.window_width = QDoubleSpinBox(), QDoubleSpinBox()
         for box, tip in ((self.window_centre, "Middle of the window"), (self.window_width, "Width of the window")):
-            box.setRange(-1e6, 1e6)
-            box.setDecimals(1)
             box.setToolTip(tip)
             box.setAccessibleName(tip)
             box.valueChanged.connect(lambda *_: self._apply())
-        self.window_width.setMinimum(0.1)
         window = QGroupBox("Window")
         inside = QVBoxLayout(window)
         inside.addLayout(row(self.preset, 1))
@@ -131,8 +130,7 @@ class ViewPanel(QWidget):
         if preset == OWN:
             found = layers.own_window(case)
         elif preset == FULL:
-            array = case.image.array
-            found = float(array.min()), float(array.max())
+            found = layers.extremes(case.image.array)
         else:
             found = windows.limits(*windows.PRESETS[preset])
         if found is not None and found[1] > found[0]:
@@ -144,8 +142,15 @@ class ViewPanel(QWidget):
             low_end, high_end = layer.contrast_limits_range
             layer.contrast_limits_range = (min(low, low_end), max(high, high_end))
             layer.contrast_limits = (low, high)
-        for box, value in ((self.window_centre, (low + high) / 2), (self.window_width, high - low)):
+        width = high - low
+        decimals = int(np.clip(2 - np.floor(np.log10(width)), 1, MOST_DECIMALS))
+        # The boxes are as wide as their largest value.
+        largest = max(1e6 if decimals == 1 else 1e3, 10 * max(abs(low), abs(high)))
+        for box, value in ((self.window_centre, (low + high) / 2), (self.window_width, width)):
             box.blockSignals(True)
+            box.setDecimals(decimals)
+            box.setRange(10.0**-decimals if box is self.window_width else -largest, largest)
+            box.setSingleStep(max(width / 100, 10.0**-decimals))
             box.setValue(value)
             box.blockSignals(False)
 
@@ -179,7 +184,7 @@ class ViewPanel(QWidget):
     def _images(self) -> list[Any]:
         """Return the image layers of the current case, without score maps and colour pictures."""
         case = self.session.case
-        return [ly for ly in self.session.viewer.layers if case and layers.is_image(ly, case) and not ly.rgb]
+        return [ly for ly in self.session.viewer.layers if case and cases.is_image(ly, case) and not ly.rgb]
 
     def _apply(self) -> None:
         self.set_window(*windows.limits(self.window_centre.value(), self.window_width.value()))

@@ -5,13 +5,16 @@ Only the main thread touches layers and widgets. A `Job` lives there; what the w
 
 from __future__ import annotations
 
+import errno
 import logging
+import os
 import threading
 import time
 import traceback
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 from qtpy.QtCore import QObject, QThreadPool, Signal
@@ -21,6 +24,9 @@ from inspection_core.progress import Watch, watched
 from napari_inspection.llvm import keep_compiler_out
 
 log = logging.getLogger(__name__)
+FULL = (errno.ENOSPC, errno.EDQUOT)
+FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
+IN_THE_WAY = (errno.ENOTDIR, errno.EISDIR, errno.EEXIST)
 _running: set[Job] = set()
 _ended: deque[Job] = deque(maxlen=16)
 """Jobs that ended lately: the thread may still hold one for a moment, and a QObject must not die in a thread."""
@@ -134,13 +140,25 @@ def explain(error: BaseException) -> str:
     if is_out_of_memory(error):
         return "Memory ran out. Close other programs or large layers, then run again."
     if isinstance(error, OSError):
-        return f"{error.strerror or 'A file cannot be read or written'}. Check the folder and the disk, then try again."
+        return _trouble_with_a_file(error)
     frames = traceback.extract_tb(error.__traceback__)
     place = f"{frames[-1].filename.rsplit('/', 1)[-1]}, line {frames[-1].lineno}" if frames else "unknown place"
     log.error("unforeseen %s in %s", type(error).__name__, place)
     return (
         f"An unforeseen error stopped this ({type(error).__name__} in {place}). Nothing was changed; please report it."
     )
+
+
+def _trouble_with_a_file(error: OSError) -> str:
+    name = Path(os.fsdecode(error.filename)).name if isinstance(error.filename, str | bytes) else ""
+    what = name or "The file or folder"
+    if error.errno in FULL or "requested and" in str(error):  # numpy's word for it
+        return "The disk is full. Make room or choose another folder, then try again."
+    if error.errno in FORBIDDEN:
+        return f"{what} may not be written to, or read. Choose another folder, or ask for the right to it."
+    if error.errno in IN_THE_WAY:
+        return f"{what} is in the way: a file where a folder is needed, or a folder for a file. Choose another folder."
+    return f"{error.strerror or 'A file cannot be read or written'}. Check the folder and the disk, then try again."
 
 
 def wait_for_all(milliseconds: int = 10_000) -> None:

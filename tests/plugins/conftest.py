@@ -159,6 +159,24 @@ def reviewed(panel, until, phantom_file):
 
 
 @pytest.fixture
+def grey_model(panel):
+    """A model that finds what is bright in grey pictures, chosen in the panel."""
+    from inspection_core.card import ModelCard, Policy, Preparation
+    from inspection_core.models.intensity_band import make
+    from napari_inspection import store
+
+    card = ModelCard(
+        "bright-parts", "1", "intensity-band", "segmentation", ("grey",), "1 - P(background)", classes=("bright",),
+        preparation=Preparation(view="slices", normalise="window", window=(0.0, 255.0), multiple=8, tile=32),
+        policy=Policy(kind="band", low=0.3, high=0.7),
+    )  # fmt: skip
+    make(store.models_folder() / "bright-parts", card, ((0.5, 2.0),))
+    panel.running.picker.refresh()
+    panel.running.picker.box.setCurrentText("bright-parts 1")
+    return panel
+
+
+@pytest.fixture
 def stroke(qtbot):
     """Press, drag and release the left mouse button on the canvas, through points ``(y, x)`` of the plane shown."""
 

@@ -10,7 +10,7 @@ pytest.importorskip("qtpy", reason="needs the extra [viewer]")
 from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QAbstractButton, QComboBox, QLabel, QLineEdit, QPushButton, QScrollBar
 
-from napari_inspection import desk, layers, widgets
+from napari_inspection import layers, looks, widgets
 from napari_inspection.industrial import histogram
 
 TABS = ("Open", "Run", "Review", "Correct", "View")
@@ -158,8 +158,8 @@ SIGHT = {
     "no S cones": [[1.255528, -0.076749, -0.178779], [-0.078411, 0.930809, 0.147602], [0.004733, 0.691367, 0.303900]],
 }
 PALETTES = {
-    "status": [c for name, c in desk.COLOURS.items() if name != "rejected"],
-    "classes": desk.CLASS_COLOURS,
+    "status": [c for name, c in looks.COLOURS.items() if name != "rejected"],
+    "classes": looks.CLASS_COLOURS,
     "comparison": layers.OVERLAP_COLOURS,
     "histogram": [histogram.GOOD, histogram.SCREENED, histogram.REVIEW, histogram.NG],
     "messages": list(widgets.KINDS.values()),

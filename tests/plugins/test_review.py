@@ -449,6 +449,10 @@ class TestSaved:
         seg = pydicom.dcmread(folder / "seg.dcm")
         assert {s.SegmentAlgorithmType for s in seg.SegmentSequence} == {"SEMIAUTOMATIC"}
         assert pydicom.dcmread(folder / "sr.dcm").Modality == "SR"
+        panel.review.compare_with(str(folder / "seg.dcm"))  # one segment a finding, named after its class
+        until(lambda: "Dice" in panel.messages.label.text())
+        n = len(panel.session.desk.marks)
+        assert f"Dice 1.000; {n} of {n} findings are of both, {n} with the same" in panel.messages.label.text()
 
     def test_the_trail_alone(self, reviewed, at, tmp_path):
         at(1).judge("accept", [1])

@@ -83,7 +83,23 @@ FAILURES = {
     ),
     "a full disk": (
         OSError(28, "No space left on device"),
-        "No space left on device. Check the folder and the disk, then try again.",
+        "The disk is full. Make room or choose another folder, then try again.",
+    ),
+    "a full disk, as numpy tells it": (
+        OSError("4800 requested and 964 written"),
+        "The disk is full. Make room or choose another folder, then try again.",
+    ),
+    "a disk that is read-only": (
+        OSError(30, "Read-only file system", "/media/results"),
+        "results may not be written to, or read. Choose another folder, or ask for the right to it.",
+    ),
+    "a file in the way": (
+        OSError(20, "Not a directory", "/media/results"),
+        "results is in the way: a file where a folder is needed, or a folder for a file. Choose another folder.",
+    ),
+    "a broken wire": (
+        OSError(5, "Input/output error"),
+        "Input/output error. Check the folder and the disk, then try again.",
     ),
 }
 

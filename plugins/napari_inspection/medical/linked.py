@@ -14,7 +14,7 @@ import numpy as np
 from qtpy.QtCore import QTimer
 from qtpy.QtWidgets import QHBoxLayout, QLabel, QVBoxLayout, QWidget
 
-from napari_inspection import layers
+from napari_inspection import canvas, layers
 from napari_inspection.medical.orientation import VIEWS, Letters, look
 from napari_inspection.session import Session
 
@@ -100,6 +100,7 @@ class View(QWidget):
         self._stroke = stroke
         self.model = ViewerModel()
         self.qt = QtViewer(self.model)
+        canvas.tidy_in_own_context(self.model.layers, self.qt.canvas)
         self.qt.setToolTip("Click to put the crosshair there; drag with Shift to move it; the wheel zooms")
         self.title = QLabel()
         self.letters = Letters(self.model)
