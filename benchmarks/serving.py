@@ -183,11 +183,11 @@ def main() -> int:
         runs = measure(options, Path(folder))
     stages = runs["stages"]
     rows = [[form.format(**stage) for form in COLUMNS.values()] for stage in stages]
-    notes = [
+    note = (
         f"In one process, without a server: {runs['local_ms']:.0f} ms a picture, {runs['local_cpu_ms']:.0f} ms of CPU "
         f"time, median of {options.local}. Memory of the server at its start: {runs['memory_at_start_mib']:.0f} MiB."
-    ]
-    print(render(write_json(options.out, facts, [table("", list(COLUMNS), rows)], runs, notes)))
+    )
+    print(render(write_json(options.out, facts, [table("", list(COLUMNS), rows)], runs, [note])))
     return 0 if runs["alive"] and not any(stage["failed"] for stage in stages) else 1
 
 
