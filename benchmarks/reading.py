@@ -242,7 +242,7 @@ def main():
     )
     parser.add_argument("--readers", default=",".join(READERS), help="of the series")
     options = parser.parse_args()
-    facts, results = machine(PACKAGES, options.device), []
+    facts, results = machine(PACKAGES), []
     names = options.sets.split(",")
     if "cold" in names and not hasattr(os, "posix_fadvise"):
         names.remove("cold")  # the system cannot be asked

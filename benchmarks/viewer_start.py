@@ -50,7 +50,7 @@ def main() -> int:
     options = parser.parse_args()
     if why := no_viewer():
         return left_out(why)
-    facts = machine(("inspection-suite", "napari", "PySide6-Essentials"), options.device)
+    facts = machine(("inspection-suite", "napari", "PySide6-Essentials"))
     runs: dict[str, list[dict[str, float]]] = {kind: [] for kind in TITLES}
     with tempfile.TemporaryDirectory(prefix="viewer-") as name:
         for turn in range(options.rounds + 1):

@@ -83,7 +83,7 @@ def main() -> int:
     options = parser.parse_args()
     if why := no_viewer():
         return left_out(why)
-    facts = machine(("inspection-suite", "napari", "PySide6-Essentials", "numpy"), options.device)
+    facts = machine(("inspection-suite", "napari", "PySide6-Essentials", "numpy"))
     with tempfile.TemporaryDirectory(prefix="viewer-") as name:
         os.environ["INSPECTION_HOME"], os.environ["NAPARI_CONFIG"] = f"{name}/home", f"{name}/settings.yaml"
         import napari
