@@ -102,6 +102,21 @@ def with_references(model: Path, out: Path, count: int) -> Path:
     return out
 
 
+def still_network(scratch: Path) -> Path:
+    """Write a model of `sliding_window.py` that finds nothing, and return its folder."""
+    from sliding_window import make_model
+
+    from inspection_core.card import ModelCard
+    from inspection_core.models import weights
+
+    card = make_model(scratch / "unet", 1, CLASSES)
+    tensors = weights.load(scratch / "unet", card)
+    last = max(name for name, tensor in tensors.items() if tensor.shape == (CLASSES,))
+    tensors[last][0] += 100
+    weights.save(scratch / "still", ModelCard.load(scratch / "unet"), tensors)
+    return scratch / "still"
+
+
 # Points, each in a process of its own --------------------------------------------------------------------------------
 
 
@@ -183,18 +198,9 @@ def references(scratch: Path, model: Path):
 
 
 def volume(scratch: Path, model: Path):
-    from sliding_window import make_model
-
-    from inspection_core.card import ModelCard
-    from inspection_core.models import weights
-
-    card = make_model(scratch / "unet", 1, CLASSES)
-    tensors = weights.load(scratch / "unet", card)
-    last = max(name for name, tensor in tensors.items() if tensor.shape == (CLASSES,))
-    tensors[last][0] += 100
-    weights.save(scratch / "still", ModelCard.load(scratch / "unet"), tensors)
+    network = still_network(scratch)
     for shape in VOLUMES:
-        yield f"UNet, {CLASSES} classes", math.prod(shape) / 1e6, ("volume", scratch / "still", json.dumps(shape))
+        yield f"UNet, {CLASSES} classes", math.prod(shape) / 1e6, ("volume", network, json.dumps(shape))
 
 
 def result_table(axis: str, points: list[dict[str, Any]]) -> dict[str, Any]:
