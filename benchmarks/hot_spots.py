@@ -1,17 +1,18 @@
 """Where the time of a screening and of a volume goes, function by function: py-spy, which samples a running process.
 
-    python benchmarks/hot_spots.py                     both, two minutes; needs py-spy, of the extra [bench]
+    python benchmarks/hot_spots.py                     both, a few minutes; needs py-spy, of the extra [bench]
     python benchmarks/hot_spots.py --kinds volume      one of them
 
 A share is that of the samples in which a thread was at work in a function itself. What it calls in other languages
 counts for it: a convolution in OpenVINO for the function that asked for it. Threads that sleep are not counted, nor is
-what the main thread did before, which does all of it once to be warm. Images are brushed metal, 256 x 256, preset fast; the
-network and the volume are those of `scaling.py`.
+what the main thread did before: all of it is done once to be warm. Images are brushed metal, 256 x 256, preset fast;
+the network and the volume are those of `scaling.py`.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -59,12 +60,21 @@ def sampled(raw: str) -> Counter[str]:
     return samples
 
 
+def py_spy() -> str | None:
+    """Return the place of py-spy, beside this Python or wherever programs are; None where it is not installed."""
+    return shutil.which("py-spy", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]))
+
+
 def profile(kind: str, model: Path, what: str, device: str, scratch: Path) -> dict[str, int]:
     """Run a kind of work below py-spy; return samples by function, most first."""
     out = scratch / f"{kind}.txt"
     words = [sys.executable, __file__, "--run", kind, str(model), what, device]
-    spy = ["py-spy", "record", "--rate", str(RATE), "--format", "raw", "--function", "--output", str(out), "--", *words]
-    done = subprocess.run(spy, capture_output=True, text=True, check=False, cwd=ROOT)
+    how = ["--rate", str(RATE), "--format", "raw", "--function", "--output", str(out)]
+    done = subprocess.run(
+        [py_spy(), "record", *how, "--", *words], capture_output=True, text=True, check=False, cwd=ROOT
+    )
+    if "ermission" in done.stderr:
+        raise PermissionError(done.stderr.strip().splitlines()[-1])
     if done.returncode or not out.exists():
         raise SystemExit(f"py-spy failed:\n{done.stdout}{done.stderr}")
     return dict(sampled(out.read_text()).most_common())
@@ -87,7 +97,7 @@ def main() -> int:
     parser = arguments("hot_spots", __doc__)
     parser.add_argument("--kinds", nargs="+", choices=list(KINDS), default=list(KINDS))
     options = parser.parse_args()
-    if shutil.which("py-spy") is None:
+    if py_spy() is None:
         return left_out("needs py-spy, of the extra [bench]")
     from scaling import still_network
 
@@ -96,16 +106,18 @@ def main() -> int:
     facts, found = machine(("inspection-suite", "torch", "openvino", "py-spy"), options.device), {}
     with tempfile.TemporaryDirectory(prefix="hot-spots-") as folder:
         scratch = Path(folder)
-        if "screening" in options.kinds:
-            write_textures(scratch / "good", 20)
-            fit(scratch / "good", scratch / "model", preset="fast", device=options.device)
-            write_textures(scratch / "images", IMAGES, first=1000)
-            found["screening"] = profile(
-                "screening", scratch / "model", str(scratch / "images"), options.device, scratch
-            )
-        if "volume" in options.kinds:
-            network = still_network(scratch)
-            found["volume"] = profile("volume", network, json.dumps(VOLUME), options.device, scratch)
+        try:
+            for kind in options.kinds:
+                if kind == "volume":
+                    model, what = still_network(scratch), json.dumps(VOLUME)
+                else:
+                    write_textures(scratch / "good", 20)
+                    model, what = scratch / "model", str(scratch / "images")
+                    fit(scratch / "good", model, preset="fast", device=options.device)
+                    write_textures(scratch / "images", IMAGES, first=1000)
+                found[kind] = profile(kind, model, what, options.device, scratch)
+        except PermissionError as error:
+            return left_out(f"needs the right to look into another process (ptrace): {error}")
     print(render(write_json(options.out, facts, [result_table(*one) for one in found.items()], found)))
     return 0
 
