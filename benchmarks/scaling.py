@@ -260,9 +260,10 @@ def main() -> int:
                 points.append({"line": line, "at": at, "runs": runs})
                 print(f"  {axis} {points[-1]}", file=sys.stderr, flush=True)
             shutil.rmtree(scratch)
-    tables = [result_table(axis, points) for axis, points in found.items()]
-    drawn = [one for axis, points in found.items() for one in plots(axis, points)]
-    print(render(write_json(options.out, facts, tables, found, plots=drawn)))
+            tables = [result_table(axis, points) for axis, points in found.items()]
+            drawn = [one for axis, points in found.items() for one in plots(axis, points)]
+            result = write_json(options.out, facts, tables, found, plots=drawn)  # of a run that is cut short, so much
+    print(render(result))
     return 1 if any("error" in r for points in found.values() for p in points for r in p["runs"]) else 0
 
 
