@@ -41,6 +41,8 @@ from inspection_core.segmentation_metrics import dice
 
 FORMS = [(form, precision) for form, known in PRECISIONS.items() for precision in known]
 DEFAULT_SET, DEFAULT_SCANS = ("industrial", "pv_el", "pv_cell_mono"), ("medical", "lgg2d", "test")
+PAUSE = 0.05
+"""Seconds before each call: threads of ONNX Runtime turn for a while after their work, and would count for the next."""
 COLUMNS = ["form", "", "score differs by", "labels differ", "other verdicts", "let through", "CPU ms", "MB"]
 
 
@@ -79,6 +81,7 @@ def run(variants: list[tuple[str, str, LoadedModel]], items: Iterator[tuple[str,
         first = None
         for k, (_, precision, model) in enumerate(variants):
             ready = begin(image, model)
+            time.sleep(PAUSE)
             start = time.process_time()
             (done,) = forward([ready], model)
             spent[k].append(1e3 * (time.process_time() - start))
