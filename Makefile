@@ -1,6 +1,6 @@
 # Two commands do everything on a fresh machine: `make demo` and `make test`.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-viewer viewer walks bench system lint clean
+.PHONY: help setup demo test test-viewer viewer walks bench guard system lint clean
 
 PYTHON ?= python3
 VENV := .venv
@@ -21,7 +21,8 @@ help:
 	@echo "make test-viewer  pass the viewer's tests alone"
 	@echo "make viewer  set up and open napari with the plugin and a sample"
 	@echo "make walks   play both walks of docs/viewer.md without a display, and make their pictures anew"
-	@echo "make bench   measure speed and memory side by side with others (half an hour)"
+	@echo "make bench   measure speed and memory side by side with others (an hour)"
+	@echo "make guard   count operations, calls and bytes, and compare them with what is expected"
 	@echo "make setup   the environment alone, in $(VENV)"
 	@echo "make lint    style, types and import rules alone"
 	@echo "make clean   remove the environment and what the demo wrote"
@@ -64,14 +65,20 @@ test-viewer: $(VENV)/viewer display
 walks: $(VENV)/viewer display
 	xvfb-run -a -s '-screen 0 1600x1200x24' $(BIN)/python docs/walks.py
 
-# Every script in benchmarks/ by itself; one that fails does not keep the others from running. Then the page's tables.
+# Every script in benchmarks/ by itself; one that fails does not keep the others from running, and one that lacks what it
+# needs says so. Then the page's tables. The viewer's are measured where it is installed, on a display of their own.
 DEVICE ?= cpu
+ON_DISPLAY := $(shell command -v xvfb-run >/dev/null && echo "xvfb-run -a -s '-screen 0 1600x1200x24'")
 BENCHMARKS := $(filter-out benchmarks/common.py benchmarks/tables.py,$(wildcard benchmarks/*.py))
 bench: setup
 	$(BIN)/python -m pip install --quiet --editable ".[bench]"
 	@status=0; for script in $(BENCHMARKS); do \
-		echo "== $$script"; $(BIN)/python $$script --device $(DEVICE) || status=1; \
+		case $$script in *viewer*) on="$(ON_DISPLAY)";; *) on=;; esac; \
+		echo "== $$script"; eval $$on $(BIN)/python $$script --device $(DEVICE) || status=1; \
 	done; $(BIN)/python benchmarks/tables.py || status=1; exit $$status
+
+guard: setup
+	$(BIN)/python benchmarks/guard.py
 
 lint: setup
 	$(BIN)/ruff check .

@@ -21,6 +21,8 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = Path("benchmark-results")
 PACKAGES = ("inspection-suite", "torch", "numpy", "openvino", "onnxruntime", "monai")
@@ -34,6 +36,37 @@ def arguments(name: str, description: str | None) -> argparse.ArgumentParser:
     )
     parser.add_argument("--out", type=Path, default=RESULTS / f"{name}.json", help="JSON to write")
     return parser
+
+
+def left_out(why: str) -> int:
+    """Say in one line why nothing is measured here; return the exit status of that, which is no failure."""
+    print(f"Left out: {why}.")
+    return 0
+
+
+def lacking(*modules: str, extra: str) -> str:
+    """Return why a script that imports `modules` cannot run; empty where it can."""
+    absent = [module for module in modules if importlib.util.find_spec(module) is None]
+    return f"needs {', '.join(absent)}, of the extra [{extra}]" if absent else ""
+
+
+def data(*parts: str) -> Path | None:
+    """Return a place in the folder of real images that ``INSPECTION_DATA`` names; None where it is not there."""
+    root = os.environ.get("INSPECTION_DATA")
+    place = Path(root or "", *parts)
+    return place if root and place.exists() else None
+
+
+def write_textures(folder: Path, count: int, shape: tuple[int, int] = (256, 256), first: int = 0) -> None:
+    """Write `count` grey PNG of brushed metal, no two alike, numbered from `first`."""
+    from PIL import Image
+    from scipy.ndimage import gaussian_filter
+
+    folder.mkdir(parents=True, exist_ok=True)
+    for seed in range(first, first + count):
+        noise = gaussian_filter(np.random.default_rng(seed).normal(size=shape), (0.8, 6), mode="wrap")
+        pixels = np.clip(128 + 30 * noise / noise.std(), 0, 255).astype(np.uint8)
+        Image.fromarray(pixels).save(folder / f"{seed:06}.png")
 
 
 def machine(packages: Sequence[str] = PACKAGES, device: str = "cpu") -> dict[str, Any]:
@@ -51,29 +84,35 @@ def machine(packages: Sequence[str] = PACKAGES, device: str = "cpu") -> dict[str
         "versions": {package: _version(package) for package in packages},
         "commit": _commit(),
         "date": date.today().isoformat(),
-        "command": " ".join(["python", *(_short(a) for a in sys.argv)]),
+        "command": " ".join(["python", *_words(sys.argv)]),
     }
 
 
 def no_viewer() -> str:
     """Return why the viewer cannot be measured here; empty where it can."""
-    if importlib.util.find_spec("napari") is None:
-        return "needs the extra [viewer]"
+    if why := lacking("napari", "qtpy", extra="viewer"):
+        return why
     if sys.platform.startswith("linux") and not os.environ.get("DISPLAY"):
         return "needs a display; run it under xvfb-run"
     return ""
 
 
-def in_process(script: str | Path, *words: Any, environment: dict[str, str] | None = None) -> dict[str, Any]:
+def in_process(
+    script: str | Path, *words: Any, environment: dict[str, str] | None = None, limit: float | None = None
+) -> dict[str, Any]:
     """Run a script in a process of its own; return the JSON of its last line, or what it died of as ``error``.
 
-    Whole seconds of the process, start and imports included, are added as ``process_seconds``.
+    Whole seconds of the process, start and imports included, are added as ``process_seconds``. After `limit` seconds it
+    is ended, and that is the error.
     """
     paths = os.pathsep.join([str(ROOT), *(p for p in sys.path[1:] if p)])
     inherited = {**os.environ, "PYTHONPATH": paths} | (environment or {})
     start = time.perf_counter()
     command = [sys.executable, str(script), *map(str, words)]
-    done = subprocess.run(command, capture_output=True, text=True, env=inherited, check=False)
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, env=inherited, check=False, timeout=limit)
+    except subprocess.TimeoutExpired:
+        return {"error": f"no end within {limit:.0f} s"}
     took = time.perf_counter() - start
     if done.returncode:
         return {"error": (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]}
@@ -147,6 +186,7 @@ def write_json(
     notes
         Sentences that belong below the tables.
     """
+    facts = facts | {"load_after": os.getloadavg()[0] if hasattr(os, "getloadavg") else None}
     result = {"benchmark": path.stem, "machine": facts, "tables": list(tables), "notes": list(notes),
               "plots": list(plots), "runs": runs}  # fmt: skip
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -182,6 +222,8 @@ def about(facts: dict[str, Any]) -> str:
     """Return `machine` as a sentence."""
     versions = ", ".join(f"{name} {version}" for name, version in facts["versions"].items() if version)
     load = "" if facts["load"] is None else f", load {facts['load']:.1f} at the start"
+    if facts.get("load_after") is not None:
+        load += f" and {facts['load_after']:.1f} at the end"
     memory = "" if facts["memory_gb"] is None else f", {facts['memory_gb']:.0f} GB"
     return (
         f"*{facts['date']}, commit {facts['commit']}; {facts['cpu']}, {facts['cores']} cores{memory}, "
@@ -189,9 +231,23 @@ def about(facts: dict[str, Any]) -> str:
     )
 
 
+def _words(given: Sequence[str]) -> list[str]:
+    """Return arguments as another machine would give them: without ``--out``, and without this machine's places."""
+    kept, words = [], iter(given)
+    for word in words:
+        if word == "--out":
+            next(words, None)
+        elif not word.startswith("--out="):
+            kept.append(_short(word) or "''")
+    return kept
+
+
 def _short(word: str) -> str:
-    """Return an argument without the place of this checkout."""
-    return word.replace(f"{ROOT}{os.sep}", "")
+    """Return an argument without the places of this checkout and of the data; of any other place, its name alone."""
+    word = word.replace(f"{ROOT}{os.sep}", "")
+    if real := os.environ.get("INSPECTION_DATA"):
+        word = word.replace(real.rstrip(os.sep) + os.sep, "$INSPECTION_DATA/")
+    return Path(word).name if word.startswith(os.sep) else word
 
 
 def _version(package: str) -> str:

@@ -1,28 +1,27 @@
-"""How long fitting takes, and how much memory, as good images become many.
+"""How long fitting takes, and how much memory, as good images become many. Needs the extra ``[samples]``.
 
-    python benchmarks/fitting.py                                    20 and 2,000 images, both presets
-    python benchmarks/fitting.py --images 200 --presets fast        a quick look
+    python benchmarks/fitting.py                                          the sizes of docs/performance.md
+    python benchmarks/fitting.py --images 200 --presets fast accurate     a quick look
 
-The images are the functional solar cells of elpv-dataset (300 x 300), mirrored ones in addition where they are too few,
-in a temporary folder. Each fit is a process of its own, from start to saved model, imports and cross-fitting included.
-"All patches" is what the memory would hold if every patch of every image and of its turned copies were kept.
+The images are the functional solar cells of elpv-dataset (300 x 300), and the same mirrored along either axis and along
+both where they are too few, in a temporary folder. Each fit is a process of its own, from start to saved model, imports
+and cross-fitting included; "after start-up" leaves out what comes before the first image. "All patches" is what the
+memory would hold if every patch of every image and of its turned copies were kept.
 """
 
 from __future__ import annotations
 
-import argparse
 import csv
 import json
-import os
-import platform
-import subprocess
+import resource
 import sys
 import tempfile
-import time
-from datetime import date
 from pathlib import Path
 
-RESULT = "benchmark-results/fitting.json"
+from common import arguments, in_process, lacking, left_out, machine, measured, peak_bytes, render, table, write_json
+
+COLUMNS = ["preset", "good images", "seconds after start-up", "of the process", "its CPU seconds",
+           "peak resident memory, MiB", "all patches, MiB"]  # fmt: skip
 
 
 def make_set(folder: Path, count: int) -> None:
@@ -33,89 +32,72 @@ def make_set(folder: Path, count: int) -> None:
     source = Path(elpv_dataset.__file__).parent / "data"
     with (source / "labels.csv").open(encoding="utf-8") as file:
         good = [line[0] for line in csv.reader(file, delimiter=" ", skipinitialspace=True) if float(line[1]) == 0]
-    if count > 2 * len(good):
-        raise SystemExit(f"There are {len(good)} functional cells, {2 * len(good)} with mirrored ones. Got {count}.")
+    ways = (lambda image: image, ImageOps.mirror, ImageOps.flip, lambda image: ImageOps.mirror(ImageOps.flip(image)))
+    if count > len(ways) * len(good):
+        raise SystemExit(f"There are {len(ways) * len(good)} functional cells with mirrored ones. Got {count}.")
     for number in range(count):
-        turn, place = divmod(number, len(good))
+        way, place = divmod(number, len(good))
         with Image.open(source / good[place]) as image:
-            (ImageOps.mirror(image) if turn else image).save(folder / f"cell{number:04}.png")
+            ways[way](image).save(folder / f"cell{number:04}.png")
 
 
-def fit(folder: str, out: str, preset: str, device: str) -> None:
-    """Fit a model in this process and print what it took, as JSON."""
-    import resource
-
+def fit_here(folder: str, out: str, preset: str, device: str) -> None:
+    """Fit a model in this process; print what it took, as JSON."""
     from inspection_core import learn
 
-    fitted = learn.fit(Path(folder), Path(out), preset=preset, device=device)
-    usage = resource.getrusage(resource.RUSAGE_SELF)
-    card = fitted.card
-    cells = (learn.PRESETS[preset].size // 8) ** 2
-    views = len(learn.PRESETS[preset].settings["views"])
-    dim = learn.PRESETS[preset].settings["dim"] or 152
-    turns = 1 + len(card.training["turns"])
-    print(
-        json.dumps(
-            {
-                "seconds": {k: round(v, 1) for k, v in fitted.seconds.items()},
-                "cpu_s": round(usage.ru_utime + usage.ru_stime, 1),
-                "peak_mib": round(usage.ru_maxrss / (1 << 20 if sys.platform == "darwin" else 1024)),
-                "turns": card.training["turns"],
-                "all_patches_mib": round(cells * views * dim * 4 * turns * card.training["images"] / (1 << 20)),
-            }
-        )
+    fitted, figures = measured(lambda: learn.fit(Path(folder), Path(out), preset=preset, device=device))
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    chosen, training = learn.PRESETS[preset], fitted.card.training
+    dim = chosen.settings["dim"] or 152
+    patches = (
+        (chosen.size // 8) ** 2 * len(chosen.settings["views"]) * (1 + len(training["turns"])) * training["images"]
     )
+    print(
+        json.dumps({
+            **figures,
+            "stages": fitted.seconds,
+            "process_cpu_seconds": used.ru_utime + used.ru_stime,
+            "resident_mib": peak_bytes() / 2**20,
+            "turns": training["turns"],
+            "all_patches_mib": patches * dim * 4 / 2**20,
+        })
+    )  # fmt: skip
 
 
-def main() -> None:
-    """Fit each preset on each number of images, print a table and write JSON."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--images", type=int, nargs="+", default=[20, 2000])
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--presets", nargs="+", default=["fast", "accurate"])
-    parser.add_argument("--json", type=Path, default=Path(RESULT))
-    parser.add_argument("--one", nargs=4, metavar=("FOLDER", "OUT", "PRESET", "DEVICE"), help=argparse.SUPPRESS)
+def row(run: dict) -> list:
+    """Return a run's row of the table."""
+    if "error" in run:
+        return [run["preset"], f"{run['images']:,}", f"failed: {run['error'][:80]}", "", "", "", ""]
+    cells = [run["seconds"], run["process_seconds"], run["process_cpu_seconds"]]
+    return [run["preset"], f"{run['images']:,}", *(f"{v:.1f}" for v in cells), f"{run['resident_mib']:,.0f}",
+            f"{run['all_patches_mib']:,.0f}"]  # fmt: skip
+
+
+def main() -> int:
+    """Fit each preset on each number of images."""
+    if sys.argv[1:2] == ["--measure"]:
+        fit_here(*sys.argv[2:])
+        return 0
+    parser = arguments("fitting", __doc__)
+    parser.add_argument("--images", type=int, nargs="+", default=[20, 100, 2000, 5000])
+    parser.add_argument("--presets", nargs="+", default=["fast"], help="fast, accurate, or both")
     options = parser.parse_args()
-    if options.one:
-        fit(*options.one)
-        return
-    rows = []
-    print(
-        "| preset | images | seconds | CPU seconds | peak memory, MiB | all patches, MiB |",
-        "|" + " --- |" * 6,
-        sep="\n",
-    )
+    if why := lacking("elpv_dataset", extra="samples"):
+        return left_out(why)
+    facts, runs = machine(("inspection-suite", "torch", "openvino", "timm"), options.device), []
     for count in options.images:
-        with tempfile.TemporaryDirectory() as temporary:
-            folder = Path(temporary) / "good"
+        with tempfile.TemporaryDirectory(prefix="fitting-") as scratch:
+            folder = Path(scratch) / "good"
             folder.mkdir()
             make_set(folder, count)
             for preset in options.presets:
-                command = [
-                    sys.executable,
-                    __file__,
-                    "--one",
-                    str(folder),
-                    f"{temporary}/{preset}",
-                    preset,
-                    options.device,
-                ]
-                start = time.perf_counter()
-                done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-                took = time.perf_counter() - start
-                row = {"preset": preset, "images": count, "wall_s": round(took, 1), **json.loads(done.stdout)}
-                rows.append(row)
-                print(
-                    f"| {preset} | {count:,} | {took:.0f} | {row['cpu_s']:.0f} | {row['peak_mib']:,} "
-                    f"| {row['all_patches_mib']:,} |",
-                    flush=True,
-                )
-    about = {"date": date.today().isoformat(), "machine": platform.processor() or platform.machine(),
-             "cores": os.cpu_count(), "python": platform.python_version()}  # fmt: skip
-    options.json.parent.mkdir(parents=True, exist_ok=True)
-    options.json.write_text(json.dumps({"about": about, "rows": rows}, indent=2), encoding="utf-8")
-    print(f"\n{about}\n{options.json}")
+                words = ("--measure", folder, f"{scratch}/{preset}", preset, options.device)
+                runs.append({"preset": preset, "images": count, **in_process(__file__, *words)})
+                print(f"  {runs[-1]}", file=sys.stderr, flush=True)
+        result = write_json(options.out, facts, [table("", COLUMNS, [row(run) for run in runs])], runs)
+    print(render(result))
+    return 1 if any("error" in run for run in runs) else 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -1,44 +1,62 @@
-"""How fast a CT series is read, side by side with others, and how much memory that takes.
+"""How fast a CT series and a folder of images are read, side by side with others, and how much memory that takes.
 
-    python benchmarks/reading.py                            500 slices, stored plainly, as RLE and as JPEG 2000
+    python benchmarks/reading.py                            all sets, 500 slices, 300 images
     python benchmarks/reading.py --slices 40 --rounds 2     a quick look
 
-A synthetic CT (ellipses and noise of 15 HU, 12 bits in 16, rescale intercept -1024) is written to a temporary folder.
-Each reader gets its volume in a process of its own, so that peak memory and imports are its own; imports and start are
-not timed. Readers take turns within a round, and ratios are formed within a round, so that what else the machine does
-strikes all alike. Files are in the system's cache: what is measured is reading and decoding, not the disk.
+A synthetic CT (ellipses and noise of 15 HU, 12 bits in 16, rescale intercept -1024), and grey images of 1,024 x 1,024,
+are written to a temporary folder. Each reader gets them in a process of its own, so that peak memory and imports are
+its own; imports and start are not timed. Readers take turns within a round, and ratios are formed within a round, so
+that what else the machine does strikes all alike. Files are in the system's cache, except in the set "cold", which the
+system is asked to forget before each reading. Images are read one by one and given up, as a screening does it.
 """
 
 from __future__ import annotations
 
-import argparse
-import importlib.metadata
+import importlib.util
 import json
 import os
-import platform
-import statistics
-import subprocess
 import sys
 import tempfile
-import time
-from datetime import date
 from pathlib import Path
 
 import numpy as np
+from common import arguments, in_process, machine, measured, ratios, render, spread, table, write_json, write_textures
 
-SIDE = 512
-SYNTAXES = {"plain": None, "jpeg2000": "1.2.840.10008.1.2.4.90", "jpegls": "1.2.840.10008.1.2.4.80",
-            "rle": "1.2.840.10008.1.2.5"}  # fmt: skip
-READERS = ("ours", "pydicom", "monai", "simpleitk")
+SIDE, IMAGE_SIDE = 512, 1024
+SERIES = {
+    "plain": None,
+    "cold": None,
+    "rle": "1.2.840.10008.1.2.5",
+    "jpeg2000": "1.2.840.10008.1.2.4.90",
+    "jpegls": "1.2.840.10008.1.2.4.80",
+}
+"""Sets of slices, with the transfer syntax that they are compressed in."""
+IMAGES = {"png": {}, "jpeg": {"quality": 90}}
+"""Sets of images, with how Pillow writes them."""
 TITLES = {
+    "plain": "CT, stored plainly",
+    "cold": "CT, stored plainly, not in the system's cache",
+    "rle": "CT, RLE",
+    "jpeg2000": "CT, JPEG 2000 without loss",
+    "jpegls": "CT, JPEG-LS without loss",
+    "png": "grey PNG of 1,024 x 1,024",
+    "jpeg": "grey JPEG of 1,024 x 1,024, quality 90",
     "ours": "inspection_core.io.dicom.read_dicom",
     "pydicom": "pydicom alone: dcmread, pixel_array, rescale, in a loop",
     "monai": "MONAI PydicomReader",
     "simpleitk": "SimpleITK ImageSeriesReader",
+    "images": "read_raster, in the threads that a screening reads with",
+    "loop": "read_raster, in a loop",
+    "pillow": "Pillow alone, in a loop",
 }
+READERS = {"ours": "inspection_core", "pydicom": "pydicom", "monai": "monai", "simpleitk": "SimpleITK"}
+"""Of series, with the module that each needs."""
+IMAGE_READERS = {"images": "inspection_core", "loop": "inspection_core", "pillow": "PIL"}
+PACKAGES = ("inspection-suite", "pydicom", "pylibjpeg-openjpeg", "pylibjpeg-rle", "numpy", "pillow", "imagecodecs",
+            "monai", "simpleitk")  # fmt: skip
 
 
-# Readers: each returns the volume ------------------------------------------------------------------------------------
+# Readers: each returns the volume, or the sums of its images ----------------------------------------------------------
 
 
 def read_ours(folder):
@@ -74,33 +92,49 @@ def read_simpleitk(folder):
     return SimpleITK.GetArrayFromImage(reader.Execute())
 
 
+def read_images(folder):
+    from inspection_core.io.raster import read_raster
+    from inspection_core.io.stream import read_ahead
+
+    return [image.array.sum(dtype=np.int64) for image in read_ahead(sorted(Path(folder).iterdir()), read_raster)]
+
+
+def read_loop(folder):
+    from inspection_core.io.raster import read_raster
+
+    return [read_raster(path).array.sum(dtype=np.int64) for path in sorted(Path(folder).iterdir())]
+
+
+def read_pillow(folder):
+    from PIL import Image
+
+    return [np.asarray(Image.open(path)).sum(dtype=np.int64) for path in sorted(Path(folder).iterdir())]
+
+
 def warm_up(reader, folder):
-    """Import everything and read one slice, untimed."""
+    """Import everything and read one file, untimed."""
     with tempfile.TemporaryDirectory() as one:
         first = sorted(Path(folder).iterdir())[0]
         (Path(one) / first.name).write_bytes(first.read_bytes())
         globals()[f"read_{reader}"](one)
 
 
-def peak_bytes():
-    """Highest resident memory of this process so far, in bytes (Linux)."""
-    line = next(t for t in Path("/proc/self/status").read_text().splitlines() if t.startswith("VmHWM"))
-    return int(line.split()[1]) * 1024
+def forget(folder):
+    """Ask the system to give up what it keeps of a folder's files in memory."""
+    for path in Path(folder).iterdir():
+        with path.open("rb") as file:
+            os.fsync(file.fileno())  # what is not on the disk yet cannot be given up
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
-def measure_here(reader, folder):
+def measure_here(reader, folder, cold):
     """Read once in this process; print seconds, peak memory beyond the start, and a checksum of the values."""
     warm_up(reader, folder)
-    Path("/proc/self/clear_refs").write_text("5")  # start counting the peak anew
-    before = peak_bytes()
-    cpu, wall = time.process_time(), time.perf_counter()
-    volume = globals()[f"read_{reader}"](folder)
-    wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
-    print(json.dumps({
-        "seconds": wall, "cpu_seconds": cpu, "peak_mib": (peak_bytes() - before) / 2**20,
-        "sum": float(np.asarray(volume).sum(dtype=np.float64)), "voxels": int(np.asarray(volume).size),
-        "dtype": str(np.asarray(volume).dtype),
-    }))  # fmt: skip
+    if cold == "cold":
+        forget(folder)
+    values, figures = measured(lambda: globals()[f"read_{reader}"](folder))
+    values = np.asarray(values)
+    print(json.dumps({**figures, "sum": float(values.sum(dtype=np.float64)), "voxels": values.size}))
 
 
 # The series ----------------------------------------------------------------------------------------------------------
@@ -144,94 +178,83 @@ def write_series(folder, slices, syntax):
         ds.save_as(folder / f"{k:04d}.dcm", enforce_file_format=True)
 
 
+def write_images(folder, count, form, how):
+    """Write images of a few textures, turned so that no two are alike."""
+    from PIL import Image
+
+    with tempfile.TemporaryDirectory() as scratch:
+        write_textures(Path(scratch), 8, (IMAGE_SIDE, IMAGE_SIDE))
+        textures = [np.asarray(Image.open(path)) for path in sorted(Path(scratch).iterdir())]
+    for k in range(count):
+        Image.fromarray(np.roll(textures[k % 8], k, axis=0)).save(folder / f"{k:04d}.{form}", **how)
+
+
 # Rounds --------------------------------------------------------------------------------------------------------------
 
 
-def one_run(reader, folder):
-    environment = {
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join([str(Path(__file__).resolve().parents[1]), *sys.path[1:]]),
-    }
-    command = [sys.executable, __file__, "--measure", reader, str(folder)]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
-    if done.returncode:
-        return {"error": (done.stderr.strip().splitlines() or ["failed"])[-1]}
-    return json.loads(done.stdout.strip().splitlines()[-1])
-
-
-def spread(values):
-    return f"{statistics.median(values):.2f} ({min(values):.2f} to {max(values):.2f})"
-
-
-def run(name, slices, rounds, readers, work):
+def run(name, count, rounds, readers, work):
+    """Write a set and let each reader read it in each round."""
     folder = Path(work) / name
     folder.mkdir()
-    write_series(folder, slices, SYNTAXES[name])
+    if name in IMAGES:
+        write_images(folder, count, name, IMAGES[name])
+    else:
+        write_series(folder, count, SERIES[name])
     size = sum(f.stat().st_size for f in folder.iterdir()) / 2**20
-    results = {reader: [] for reader in readers}
+    runs = {reader: [] for reader in readers}
+    here = [reader for reader in readers if importlib.util.find_spec((READERS | IMAGE_READERS)[reader])]
     for k in range(rounds):
-        for reader in readers[k % len(readers) :] + readers[: k % len(readers)]:  # nobody is always first
-            results[reader].append(one_run(reader, folder))
-            print(f"  {name} round {k + 1}: {reader} {results[reader][-1]}", file=sys.stderr, flush=True)
-    return {"syntax": name, "uid": SYNTAXES[name], "slices": slices, "mib_on_disk": size, "runs": results}
+        for reader in here[k % len(here) :] + here[: k % len(here)]:  # nobody is always first
+            runs[reader].append(in_process(__file__, "--measure", reader, folder, name))
+            print(f"  {name} round {k + 1}: {reader} {runs[reader][-1]}", file=sys.stderr, flush=True)
+    for file in folder.iterdir():
+        file.unlink()
+    return {"set": name, "files": count, "mib_on_disk": size, "runs": runs}
 
 
-def table(result):
-    ours = result["runs"].get("ours", [])
-    title = f"{result['syntax']}, {result['slices']} slices, {result['mib_on_disk']:.0f} MiB on disk"
-    rows = [f"| {title} | seconds | times ours | CPU seconds | peak memory, MiB |", "| --- | --- | --- | --- | --- |"]
+def result_table(result):
+    """Return a set's table."""
+    ours = next(iter(result["runs"].values()))
+    title = f"{TITLES[result['set']]}: {result['files']} files, {result['mib_on_disk']:.0f} MiB on disk"
+    rows = []
     for reader, runs in result["runs"].items():
-        if any("error" in r for r in runs):
-            rows.append(f"| {TITLES[reader]} | failed: {next(r['error'] for r in runs if 'error' in r)[:60]} | | | |")
+        if not runs or any("error" in r for r in runs):
+            why = next((f"failed: {r['error'][:80]}" for r in runs if "error" in r), "not installed")
+            rows.append([TITLES[reader], why, "", "", ""])
             continue
-        ratios = [r["seconds"] / o["seconds"] for r, o in zip(runs, ours, strict=False) if "seconds" in o]
-        rows.append(
-            f"| {TITLES[reader]} | {spread([r['seconds'] for r in runs])} | {spread(ratios) if ratios else ''} "
-            f"| {spread([r['cpu_seconds'] for r in runs])} | {statistics.median(r['peak_mib'] for r in runs):.0f} |"
-        )
-    return "\n".join(rows)
-
-
-def machine():
-    cpu = platform.processor() or platform.machine()
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        cpu = next((t.split(":")[1].strip() for t in info.read_text().splitlines() if t.startswith("model name")), cpu)
-    packages = ("pydicom", "pylibjpeg-openjpeg", "pylibjpeg-rle", "pyjpegls", "numpy", "monai", "simpleitk")
-    versions = {}
-    for package in packages:
-        try:
-            versions[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            versions[package] = "not installed"
-    return {
-        "cpu": cpu, "cores": len(os.sched_getaffinity(0)), "load_before": os.getloadavg(),
-        "python": platform.python_version(), "versions": versions, "date": date.today().isoformat(),
-        "command": " ".join(["python", *sys.argv]),
-    }  # fmt: skip
+        rows.append([
+            TITLES[reader], spread([r["seconds"] for r in runs]), spread(ratios(runs, ours, "seconds")),
+            spread([r["cpu_seconds"] for r in runs]), spread([r["peak_mib"] for r in runs], ".0f"),
+        ])  # fmt: skip
+    return table(title, ["", "seconds", "times ours", "CPU seconds", "peak memory, MiB"], rows)
 
 
 def main():
     if sys.argv[1:2] == ["--measure"]:
-        return measure_here(sys.argv[2], sys.argv[3])
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--device", default="cpu", help="taken and not used: no network is in it")
+        measure_here(*sys.argv[2:])
+        return 0
+    parser = arguments("reading", __doc__)
     parser.add_argument("--slices", type=int, default=500)
+    parser.add_argument("--images", type=int, default=300)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--syntaxes", default="plain,rle,jpeg2000", help=f"of {', '.join(SYNTAXES)}")
-    parser.add_argument("--readers", default=",".join(READERS))
-    parser.add_argument("--out", type=Path, default=Path("benchmark-results/reading.json"))
+    parser.add_argument(
+        "--sets", default="plain,cold,rle,jpeg2000,png,jpeg", help=f"of {', '.join([*SERIES, *IMAGES])}"
+    )
+    parser.add_argument("--readers", default=",".join(READERS), help="of the series")
     options = parser.parse_args()
-    facts, results = machine(), []
+    facts, results = machine(PACKAGES), []
+    names = options.sets.split(",")
+    if "cold" in names and not hasattr(os, "posix_fadvise"):
+        names.remove("cold")  # the system cannot be asked
     with tempfile.TemporaryDirectory(prefix="reading-") as work:
-        for name in options.syntaxes.split(","):
-            results.append(run(name, options.slices, options.rounds, tuple(options.readers.split(",")), work))
-            print(table(results[-1]) + "\n", flush=True)
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps({"machine": facts, "results": results}, indent=1))
-    print(f"{facts['cpu']}, {facts['cores']} cores, load before {facts['load_before'][0]:.1f}; {facts['date']}")
-    print(f"JSON: {options.out}")
-    return 0 if all(same_values(result) for result in results) else 1
+        for name in names:
+            readers = tuple(IMAGE_READERS) if name in IMAGES else tuple(options.readers.split(","))
+            results.append(
+                run(name, options.images if name in IMAGES else options.slices, options.rounds, readers, work)
+            )
+    print(render(write_json(options.out, facts, [result_table(r) for r in results], results)))
+    failed = any("error" in r for result in results for runs in result["runs"].values() for r in runs)
+    return 0 if all([*map(same_values, results), not failed]) else 1
 
 
 def same_values(result):
@@ -239,7 +262,7 @@ def same_values(result):
     sums = {reader: {r["sum"] for r in runs if "sum" in r} for reader, runs in result["runs"].items()}
     same = len(set().union(*sums.values())) <= 1
     if not same:
-        print(f"{result['syntax']}: the readers do not agree on the values: {sums}", file=sys.stderr)
+        print(f"{result['set']}: the readers do not agree on the values: {sums}", file=sys.stderr)
     return same
 
 

@@ -1,9 +1,10 @@
 """Screening and fitting, files to results, beside anomalib's PatchCore with one backbone. Needs ``INSPECTION_DATA``.
 
-    python benchmarks/screening_speed.py --peer peer/bin/python     writes docs/benchmarks/ and docs/performance.md
-    python benchmarks/screening_speed.py --rounds 1 --dry           ours alone, and nothing in docs/ is touched
+    python benchmarks/screening_speed.py --peer peer/bin/python     beside the peer
+    python benchmarks/screening_speed.py --rounds 1 --alone         ours alone
 
-`benchmarks/accuracy/peer_patchcore.py` says how to make the peer's environment. In each round all candidates take their
+`benchmarks/accuracy/peer_patchcore.py` says how to make the peer's environment; ``INSPECTION_PEER`` names its Python
+too, and without either nothing is measured unless ``--alone`` says so. In each round all candidates take their
 turn on the same images, the peer's in a process that waits meanwhile; ratios are formed within a round.
 
 Ours is `screen`: listing, decoding, hashing, verdict, findings, database; without the report's pictures, which the peer
@@ -15,21 +16,19 @@ both sides for a hundredth of the patches, on the peer's own patches.
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
-import platform
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable
-from datetime import date
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from common import ROOT, arguments, data, left_out, machine, ratios, render, spread, table, write_json
 
 from inspection_core import learn
 from inspection_core.engine import Engine, LoadedModel
@@ -45,8 +44,9 @@ SETS = {
     "magnetic_tile": "magnetic_tile/magnetic_tile",
     "pv_cell_mono": "pv_el/pv_cell_mono",
 }
-MARKS = ("<!-- screening_speed: made by benchmarks/screening_speed.py -->", "<!-- end of screening_speed -->")
-ROOT = Path(__file__).parents[1]
+RUNTIMES = {"cpu": "OpenVINO", "cpu/torch": "torch"}
+PACKAGES = ("inspection-suite", "torch", "openvino", "timm")
+KEYS = {"ms": "seconds", "cpu_ms": "cpu_seconds"}
 
 
 class Peer:
@@ -149,86 +149,84 @@ def radius(vectors: torch.Tensor, numbers: list[int]) -> float:
     return max(float(torch.cdist(part, chosen).amin(dim=1).max()) for part in vectors.split(4096))
 
 
-def spread(values: list[float], digits: int = 1) -> str:
-    """Return the median, and the lowest and highest."""
-    low, high = min(values), max(values)
-    return f"{np.median(values):.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"
-
-
-def table(result: dict[str, Any]) -> str:
-    """Return the section of docs/performance.md."""
-    rounds, about = result["rounds"], result["about"]
-    names = list(rounds[0])
-    ours = [r["ours, fast"]["ms"] for r in rounds]
-    lines = [
-        "| candidate | images a second | CPU ms an image | its time, in times of ours, fast |",
-        "| --- | --- | --- | --- |",
-    ]
-    for name in names:
-        speed = spread([1e3 / r[name]["ms"] for r in rounds])
-        cpu = spread([r[name]["cpu_ms"] for r in rounds])
-        ratio = spread([r[name]["ms"] / own for r, own in zip(rounds, ours, strict=True)])
-        lines.append(f"| {name} | {speed} | {cpu} | {ratio} |")
+def tables(result: dict[str, Any]) -> tuple[list[dict[str, Any]], list[str]]:
+    """Return the tables and the sentences below them."""
+    runs = {name: [turn[name] for turn in result["rounds"]] for name in result["rounds"][0]}
+    ours = runs["ours, fast"]
+    rows = [
+        [name, spread([1e3 / one["ms"] for one in taken], ".1f"), spread([one["cpu_ms"] for one in taken], ".1f"),
+         spread(ratios(taken, ours, "ms"), ".1f")]
+        for name, taken in runs.items()
+    ]  # fmt: skip
+    columns = ["candidate", "images a second", "CPU ms an image", "its time, in times of ours, fast"]
+    made = [table("", columns, rows)]
     if result["auroc"]:
-        lines += ["", "| image AUROC, `fast` | OpenVINO | torch |", "| --- | --- | --- |"]
-    lines += [f"| {name} | {a['cpu']:.4f} | {a['cpu/torch']:.4f} |" for name, a in result["auroc"].items()]
-    limit, spent = result["limits"], result["stages"]
-    lines += ["", "| stage, `fast`, one thread | CPU ms | share | its FLOP at the measured GEMM rate, ms |"]
-    lines += ["| --- | --- | --- | --- |"]
-    for name, ms in spent.items():
-        floor = f"{limit[name] / limit['gemm_gflops'] * 1e3:.1f}" if name in limit else ""
-        lines.append(f"| {name} | {ms:.1f} | {ms / sum(spent.values()):.0%} | {floor} |")
-    lines += ["", f"One core multiplies matrices of 1,024 x 1,024 at {limit['gemm_gflops']:.0f} GFLOP/s."]
-    seconds = result["fit"]
-    took = f"{seconds['wall']:.1f} s after start-up, {seconds['cpu']:.1f} s of CPU"
-    lines += ["", f"Fitting {seconds['images']} images with `fast`: {took}."]
+        devices = list(next(iter(result["auroc"].values())))
+        rows = [[name, *(f"{found[d]:.4f}" for d in devices)] for name, found in result["auroc"].items()]
+        made.append(table("", ["image AUROC, `fast`", *(RUNTIMES.get(d, d) for d in devices)], rows))
+    notes = [f"Screened: {result['images']}."]
+    fit = result["fit"]
+    took = f"{fit['wall']:.1f} s after start-up, {fit['cpu']:.1f} s of CPU"
+    notes.append(f"Fitting {fit['images']} images with `fast`: {took}.")
     if "coreset" in result:
-        ours_, peer = result["coreset"]["ours"], result["coreset"]["peer"]
-        count, patches = result["coreset"]["count"], result["coreset"]["patches"]
-        lines += ["", f"| coreset of {count:,} of {patches:,} patches | seconds | CPU seconds | covering radius |"]
-        lines += ["| --- | --- | --- | --- |"]
-        for name, one in (("ours", ours_), ("anomalib", peer)):
-            lines.append(f"| {name} | {one['seconds']:.2f} | {one['cpu_seconds']:.2f} | {one['radius']:.3f} |")
-    machine = (
-        f"{about['machine']}, {about['cores']} cores, load {about['load']} before and {result['load_after']} after"
-    )
-    lines += ["", f"{about['date']}; {machine}; {about['versions']}. {about['command']}"]
-    return "\n".join(lines)
+        found = result["coreset"]
+        columns = [f"coreset of {found['count']:,} of {found['patches']:,} patches", "seconds", "CPU seconds",
+                   "covering radius"]  # fmt: skip
+        sides = {"ours": found["ours"], "anomalib": found["peer"]}
+        rows = [
+            [name, *(f"{one[k]:.2f}" for k in ("seconds", "cpu_seconds")), f"{one['radius']:.3f}"]
+            for name, one in sides.items()
+        ]
+        made.append(table("", columns, rows))
+    if "stages" not in result:
+        return made, notes
+    limit, spent = result["limits"], result["stages"]
+    floors = {name: f"{limit[name] / limit['gemm_gflops'] * 1e3:.1f}" for name in spent if name in limit}
+    rows = [[name, f"{ms:.1f}", f"{ms / sum(spent.values()):.0%}", floors.get(name, "")] for name, ms in spent.items()]
+    columns = ["stage, `fast`, one thread", "CPU ms", "share", "its FLOP at the measured GEMM rate, ms"]
+    made.append(table("", columns, rows))
+    notes.append(f"One core multiplies matrices of 1,024 x 1,024 at {limit['gemm_gflops']:.0f} GFLOP/s.")
+    return made, notes
 
 
-def main() -> None:
+def main() -> int:
     """Measure, print, and write."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = arguments("screening_speed", __doc__)
     parser.add_argument("--peer", default=os.environ.get("INSPECTION_PEER"), help="python of the peer's environment")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--presets", nargs="+", default=["fast", "accurate"])
     parser.add_argument("--sets", nargs="*", default=list(SETS), choices=list(SETS), help="whose AUROC is measured")
-    parser.add_argument("--dry", action="store_true", help="print only")
+    parser.add_argument("--alone", action="store_true", help="without the peer")
     options = parser.parse_args()
-    data = os.environ.get("INSPECTION_DATA")
-    if not data:
-        raise SystemExit("INSPECTION_DATA should name the folder with industrial/; nothing was measured.")
-    industrial = Path(data) / "industrial"
+    industrial = data("industrial")
+    if industrial is None:
+        return left_out("needs INSPECTION_DATA, the folder of real images")
+    if not (options.peer or options.alone):
+        return left_out("needs anomalib's environment, by --peer or INSPECTION_PEER; --alone measures ours alone")
     dataset = industrial / SETS["ball_screw"]
     good, all_images = list_images(dataset / "train" / "good"), list_images(dataset / "test")
-    versions = {name: version(name) for name in ("torch", "openvino", "timm")}
-    peer = Peer(options.peer, os.cpu_count() or 1) if options.peer else None
-    command = f"python benchmarks/screening_speed.py --rounds {options.rounds} --presets {' '.join(options.presets)}"
-    about: dict[str, Any] = {
-        "date": date.today().isoformat(), "machine": _processor(), "cores": os.cpu_count(),
-        "load": f"{os.getloadavg()[0]:.1f}", "python": platform.python_version(),
-        "versions": ", ".join(f"{n} {v}" for n, v in (versions | ({} if peer is None else peer.versions)).items()),
-        "command": f"`{command}`, {len(all_images)} images of ball_screw/test, JPEG of 1130 x 460",
-    }  # fmt: skip
-    result: dict[str, Any] = {"about": about, "auroc": {}}
+    facts = machine(PACKAGES, options.device)
+    peer = None if options.alone else Peer(options.peer, os.cpu_count() or 1)
+    if peer is not None:
+        facts["versions"]["anomalib"] = peer.versions["anomalib"]
+    images = f"{len(all_images)} images of ball_screw/test, JPEG of 1130 x 460"
+    result: dict[str, Any] = {"images": images, "auroc": {}}
+
+    def publish() -> str:
+        made, notes = tables(result)
+        return render(write_json(options.out, facts, made, result, notes))
+
     with tempfile.TemporaryDirectory() as scratch:
         models: dict[str, LoadedModel] = {}
         for preset in options.presets:
             out = Path(scratch) / preset
-            _, wall, cpu = timed(lambda out=out, preset=preset: learn.fit(dataset, out, preset=preset, device="cpu"))
+            _, wall, cpu = timed(
+                lambda out=out, preset=preset: learn.fit(dataset, out, preset=preset, device=options.device)
+            )
             result.setdefault("fit", {"images": len(good), "wall": wall, "cpu": cpu})
-            models[f"ours, {preset}"] = Engine("cpu").load(out)
-        models["ours, fast, in torch"] = Engine("cpu/torch").load(Path(scratch) / "fast")
+            models[f"ours, {preset}"] = Engine(options.device).load(out)
+        other, name = ("cpu/torch", "in torch") if options.device == "cpu" else ("cpu", "on the CPU")
+        models[f"ours, fast, {name}"] = Engine(other).load(Path(scratch) / "fast")
         memories: dict[str, list[int]] = {}
         if peer is not None:
             file = f"{scratch}/patches.npy"
@@ -255,47 +253,22 @@ def main() -> None:
                 turn[name] = {key: took[k] / len(all_images) * 1e3 for key, k in KEYS.items()}
             result["rounds"].append(turn)
             print(number, {name: round(one["ms"], 1) for name, one in turn.items()}, flush=True)
-        result["stages"] = stages(all_images[:40], models["ours, fast"])
-        result["limits"] = limits(all_images, models["ours, fast"])
-        result["load_after"] = f"{os.getloadavg()[0]:.1f}"
-        publish(result, options.dry)  # of a run that is cut short, this much is there
+        if options.device == "cpu":
+            result["stages"] = stages(all_images[:40], models["ours, fast"])
+            result["limits"] = limits(all_images, models["ours, fast"])
+        publish()  # of a run that is cut short, this much is there
         for name in options.sets:
             folder, out = industrial / SETS[name], Path(scratch) / f"{name}-auroc"
             if folder == dataset:
                 out = Path(scratch) / "fast"
             else:
-                learn.fit(folder, out, preset="fast", device="cpu")
-            devices = ("cpu", "cpu/torch")
+                learn.fit(folder, out, preset="fast", device=options.device)
+            devices = dict.fromkeys((options.device, "cpu/torch"))
             result["auroc"][name] = {device: image_auroc(folder, Engine(device).load(out)) for device in devices}
             print(name, result["auroc"][name], flush=True)
-        publish(result, options.dry)
-
-
-def publish(result: dict[str, Any], dry: bool) -> None:
-    """Print the table, and write it and the figures into docs/."""
-    text = table(result)
-    print(text, flush=True)
-    if dry:
-        return
-    place = ROOT / "docs" / "benchmarks" / "screening_speed.json"
-    place.parent.mkdir(parents=True, exist_ok=True)
-    place.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    page = ROOT / "docs" / "performance.md"
-    before, _, rest = page.read_text(encoding="utf-8").partition(MARKS[0])
-    after = rest.partition(MARKS[1])[2]
-    page.write_text(f"{before}{MARKS[0]}\n\n{text}\n\n{MARKS[1]}{after}", encoding="utf-8")
-
-
-KEYS = {"ms": "seconds", "cpu_ms": "cpu_seconds"}
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
+        print(publish())
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

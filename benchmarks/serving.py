@@ -1,6 +1,6 @@
 """How many requests a second `inspection serve` answers, how long they take, and what it does with more than it can.
 
-    python benchmarks/serving.py                                 one to many clients, 20 s each
+    python benchmarks/serving.py                                 one to many clients, 20 s each; needs [bench], [serve]
     python benchmarks/serving.py --seconds 5 --clients 1,8       a quick look
 
 A model is fitted on generated pictures, and served by a process of its own on the loopback; locust, in another, sends
@@ -14,39 +14,43 @@ from __future__ import annotations
 
 import argparse
 import csv
-import importlib.metadata
-import json
 import os
-import platform
 import secrets
 import subprocess
 import sys
 import tempfile
 import time
 import urllib.request
-from datetime import date
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from common import arguments, lacking, left_out, machine, render, table, write_json, write_textures
 
 LOCUSTFILE = Path(__file__).parent / "serving_load" / "locustfile.py"
-PACKAGES = ("inspection-suite", "uvicorn", "fastapi", "locust", "torch")
+PACKAGES = ("inspection-suite", "uvicorn", "fastapi", "locust", "torch", "openvino")
 PREDICTION = "application/vnd.inspection.prediction"
+COLUMNS = {
+    "clients": "{clients}",
+    "answered a second": "{per_second:.2f}",
+    "p50, ms": "{p50_ms:.0f}",
+    "p99, ms": "{p99_ms:.0f}",
+    "refused": "{refused}",
+    "their p99, ms": "{refused_p99_ms:.0f}",
+    "failed": "{failed}",
+    "CPU time an answer, ms": "{cpu_ms:.0f}",
+    "cores used": "{cpu_share:.2f}",
+    "memory, MiB": "{memory_mib:.0f}",
+    "load": "{load:.0f}",
+}
 
 
 def make_model(folder: Path, side: int) -> Path:
     """Fit a model, preset fast, on twenty generated pictures."""
-    import PIL.Image
-    from scipy.ndimage import gaussian_filter
-
     from inspection_core.learn import fit
 
-    good = folder / "good"
-    good.mkdir()
-    for seed in range(20):
-        noise = gaussian_filter(np.random.default_rng(seed).normal(size=(side, side)), (0.8, 6), mode="wrap")
-        PIL.Image.fromarray(np.clip(128 + 30 * noise / noise.std(), 0, 255).astype(np.uint8)).save(good / f"{seed}.png")
-    fit(good, folder / "model", preset="fast", device="cpu")
+    write_textures(folder / "good", 20, (side, side))
+    fit(folder / "good", folder / "model", preset="fast", device="cpu")
     return folder / "model"
 
 
@@ -82,7 +86,7 @@ def cpu_seconds(url: str, token: str) -> float:
     return float(next(line for line in lines if line.startswith("process_cpu_seconds_total")).split()[1])
 
 
-def measure(options: argparse.Namespace, folder: Path) -> dict[str, object]:
+def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """Run the server and all stages; return what was measured."""
     from inspection_core.engine import Engine
     from inspection_core.geometry import Geometry
@@ -153,32 +157,7 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, object]:
         "memory_at_start_mib": start_memory,
         "alive": alive,
         "exit_status": server.returncode,
-        "cores": len(os.sched_getaffinity(0)),
-        "machine": platform.processor() or platform.machine(),
-        "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
-        "date": date.today().isoformat(),
-        "command": " ".join(["python", *sys.argv]),
-    }  # fmt: skip
-
-
-def table(result: dict[str, object]) -> str:
-    """Return the stages as a table."""
-    columns = {
-        "clients": "{clients}",
-        "answered a second": "{per_second:.2f}",
-        "p50, ms": "{p50_ms:.0f}",
-        "p99, ms": "{p99_ms:.0f}",
-        "refused": "{refused}",
-        "their p99, ms": "{refused_p99_ms:.0f}",
-        "failed": "{failed}",
-        "CPU time an answer, ms": "{cpu_ms:.0f}",
-        "cores used": "{cpu_share:.2f}",
-        "memory, MiB": "{memory_mib:.0f}",
-        "load": "{load:.0f}",
     }
-    rows = [list(columns), ["---"] * len(columns)]
-    rows += [[form.format(**s) for form in columns.values()] for s in result["stages"]]  # type: ignore[attr-defined]
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
 def numbers(text: str) -> list[int]:
@@ -187,26 +166,29 @@ def numbers(text: str) -> list[int]:
 
 
 def main() -> int:
-    """Measure, print a table, write JSON; 1 if anything failed that was no refusal."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    """Measure; 1 if anything failed that was no refusal."""
+    parser = arguments("serving", __doc__)
     parser.add_argument("--clients", type=numbers, default=[1, 2, 4, 8, 32], help="of each stage, with commas")
-    parser.add_argument("--device", default="cpu", help="of the server, and of the predictions beside it")
     parser.add_argument("--seconds", type=int, default=20, help="of each stage")
     parser.add_argument("--queue", type=int, default=6, help="requests that may wait")
     parser.add_argument("--workers", type=int, default=2, help="requests in work at once")
     parser.add_argument("--side", type=int, default=256, help="of the picture, in pixels")
     parser.add_argument("--local", type=int, default=5, help="predictions in this process, for comparison")
     parser.add_argument("--model", type=Path, help="folder of a model for grey pictures; one is fitted if not given")
-    parser.add_argument("--out", type=Path, default=Path("benchmark-results/serving.json"))
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        result = measure(options, Path(folder))
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps(result, indent=2) + "\n")
-    print(table(result))
-    print(f"In one process: {result['local_ms']:.0f} ms a picture, {result['local_cpu_ms']:.0f} ms of CPU time.")
-    stages = result["stages"]
-    return 0 if result["alive"] and not any(s["failed"] for s in stages) else 1  # type: ignore[attr-defined]
+    if why := lacking("locust", extra="bench") or lacking("fastapi", "uvicorn", extra="serve"):
+        return left_out(why)
+    facts = machine(PACKAGES, options.device)
+    with tempfile.TemporaryDirectory(prefix="serving-") as folder:
+        runs = measure(options, Path(folder))
+    stages = runs["stages"]
+    rows = [[form.format(**stage) for form in COLUMNS.values()] for stage in stages]
+    note = (
+        f"In one process, without a server: {runs['local_ms']:.0f} ms a picture, {runs['local_cpu_ms']:.0f} ms of CPU "
+        f"time, median of {options.local}. Memory of the server at its start: {runs['memory_at_start_mib']:.0f} MiB."
+    )
+    print(render(write_json(options.out, facts, [table("", list(COLUMNS), rows)], runs, [note])))
+    return 0 if runs["alive"] and not any(stage["failed"] for stage in stages) else 1
 
 
 if __name__ == "__main__":

@@ -1,7 +1,10 @@
 """Put the results of the benchmarks into the documentation: ``python benchmarks/tables.py``.
 
 Each ``<!-- bench: NAME -->`` ... ``<!-- end -->`` in ``docs/performance.md`` is replaced by what
-``benchmark-results/NAME.json`` says. A block without such a file stays as it is.
+``benchmark-results/NAME.json`` says, the JSON is copied to ``docs/benchmarks/``, and its plots are drawn into
+``docs/images/``. A block without such a file stays as it is.
+
+``python benchmarks/tables.py docs/benchmarks`` makes the page anew from the figures that were published before.
 """
 
 from __future__ import annotations
@@ -15,7 +18,7 @@ from pathlib import Path
 from common import RESULTS, ROOT, render
 
 BLOCK = re.compile(r"(<!-- bench: (?P<name>[\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
-IMAGES = "images"
+IMAGES, FIGURES = "images", "benchmarks"
 
 
 def filled(text: str, results: Path) -> tuple[str, list[str]]:
@@ -59,7 +62,11 @@ def main() -> int:
     text, done = filled(options.page.read_text(encoding="utf-8"), options.results)
     options.page.write_text(text, encoding="utf-8")
     for name in done:
-        for plot in json.loads((options.results / f"{name}.json").read_text(encoding="utf-8"))["plots"]:
+        result = (options.results / f"{name}.json").read_text(encoding="utf-8")
+        published = options.page.parent / FIGURES / f"{name}.json"
+        published.parent.mkdir(exist_ok=True)
+        published.write_text(result, encoding="utf-8")
+        for plot in json.loads(result)["plots"]:
             draw(plot, options.page.parent / IMAGES / f"{plot['name']}.svg")
     print(f"{options.page}: {', '.join(done) or 'nothing to fill'}")
     spare = sorted({p.stem for p in options.results.glob("*.json")} - set(done))

@@ -1,4 +1,6 @@
-"""What a stroke costs in the viewer, beside napari alone: ``xvfb-run -a python benchmarks/viewer_stroke.py``.
+"""What a stroke costs in the viewer, beside napari alone. Needs the extra ``[viewer]`` and a display.
+
+    xvfb-run -a python benchmarks/viewer_stroke.py
 
 A volume of 300 x 512 x 512 voxels with findings is painted on in two viewers of one process, in turns: a plain napari
 with an image and a Labels layer of the same arrays, and one with the panel, where a stroke is a step of the review,
@@ -16,7 +18,7 @@ import time
 from pathlib import Path
 
 import numpy as np
-from common import no_viewer
+from common import arguments, left_out, machine, no_viewer, render, spread, table, write_json
 
 SHAPE = (300, 512, 512)
 STROKES, POINTS = 30, 10
@@ -75,12 +77,15 @@ def stroke(layer, world) -> tuple[float, float]:
 
 
 def main() -> int:
-    """Measure, and print a table."""
-    with tempfile.TemporaryDirectory() as name:
+    """Measure; 1 where a stroke costs more than is promised."""
+    parser = arguments("viewer_stroke", __doc__)
+    parser.add_argument("--strokes", type=int, default=STROKES, help="of each kind")
+    options = parser.parse_args()
+    if why := no_viewer():
+        return left_out(why)
+    facts = machine(("inspection-suite", "napari", "PySide6-Essentials", "numpy"))
+    with tempfile.TemporaryDirectory(prefix="viewer-") as name:
         os.environ["INSPECTION_HOME"], os.environ["NAPARI_CONFIG"] = f"{name}/home", f"{name}/settings.yaml"
-        if why := no_viewer():
-            sys.stdout.write(f"Left out: {why}.\n")
-            return 0
         import napari
 
         from inspection_core.inputs import Opened
@@ -106,7 +111,7 @@ def main() -> int:
         generator = np.random.default_rng(1)
 
         def measure(names) -> None:
-            for k in range(STROKES + 2):
+            for k in range(options.strokes + 2):
                 start = generator.uniform(40, 300, 2)
                 line = start + np.linspace(0, 1, POINTS)[:, None] * generator.uniform(-40, 40, 2)
                 for name, layer, viewer in names:
@@ -121,23 +126,29 @@ def main() -> int:
         measure([("napari", own, plain), ("suite, linked views", ours, suite)])
         panel.session.flush()
         kept_strokes = len(panel.session.desk.review.log)
-        write = sys.stdout.write
-        write(f"{SHAPE} voxels, {POINTS} points a stroke, {STROKES} strokes in turns; load {os.getloadavg()[0]:.1f}\n")
-        write("medians in ms of CPU: the code from press to release, and with all repaints\n")
-        for label, spent in times.items():
-            code, whole = (statistics.median(t[i] for t in spent) for i in (0, 1))
-            write(f"{label:22} {code:7.1f} {whole:7.1f}\n")
-        worst = 0.0
-        for label in ("suite", "suite, linked views"):
-            beside = times["napari"][:STROKES] if label == "suite" else times["napari"][STROKES:]
-            more = [statistics.median(b[i] - a[i] for a, b in zip(beside, times[label], strict=True)) for i in (0, 1)]
-            worst = max(worst, more[0])
-            write(f"{label}: {more[0]:+.1f} and {more[1]:+.1f} to napari's stroke beside it\n")
-        write(f"Promised are {PROMISE:.0f} at most. Strokes in the log: {kept_strokes}\n")
         panel.session.close()
         suite.close()
         plain.close()
-        return int(worst > PROMISE)
+    beside = {"suite": times["napari"][: options.strokes], "suite, linked views": times["napari"][options.strokes :]}
+    rows, worst = [], 0.0
+    for label, spent in times.items():
+        cells = [spread([one[i] for one in spent], ".1f") for i in (0, 1)]
+        more = [[own[i] - plain[i] for plain, own in zip(beside.get(label, ()), spent, strict=False)] for i in (0, 1)]
+        rows.append([label, *cells, *(spread(m, "+.1f") for m in more)])
+        worst = max(worst, statistics.median(more[0]) if more[0] else 0.0)
+    columns = [
+        "",
+        "code, ms of CPU",
+        "with all repaints",
+        "code, more than napari's stroke beside it",
+        "with all repaints",
+    ]
+    title = (
+        f"{' x '.join(map(str, SHAPE))} voxels, {POINTS} points a stroke, {options.strokes} strokes of each in turns"
+    )
+    note = f"Promised: {PROMISE:.0f} ms more at most. Strokes that the review kept: {kept_strokes}."
+    print(render(write_json(options.out, facts, [table(title, columns, rows)], times, [note])))
+    return int(worst > PROMISE)
 
 
 if __name__ == "__main__":

@@ -34,9 +34,9 @@ def test_a_quick_look(tmp_path):
     )
     assert done.returncode == 0, done.stderr
     result = json.loads(out.read_text())
-    few, many, hasty = result["stages"]
+    few, many, hasty = result["runs"]["stages"]
     assert few["answered"] > 0
     assert few["refused"] == few["failed"] == many["failed"] == hasty["failed"] == 0
     assert many["refused"] > 0
-    assert result["exit_status"] == 0
+    assert result["runs"]["exit_status"] == 0
     assert "answered a second" in done.stdout

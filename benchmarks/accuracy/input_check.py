@@ -1,4 +1,4 @@
-"""What the input check lets pass and what it stops, on real data: ``python benchmarks/input_check.py DATA``.
+"""What the input check lets pass and what it stops, on real data: ``python benchmarks/accuracy/input_check.py DATA``.
 
 DATA is the folder of the shared real images. Fitted on the training patients of ``medical/lgg2d``; the false-alarm rate
 comes from patients left out of all fitting, ten folds, threshold included, and from the validation patients. A lone
@@ -122,7 +122,6 @@ def phantom() -> Image:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path, nargs="?", default=os.environ.get("INSPECTION_DATA", "../shared/data"))
-    parser.add_argument("--device", default="cpu", help="taken and not used: no network is in it")
     parser.add_argument("--false-alarms", type=float, default=0.05)
     parser.add_argument("--model", help="name or folder of a model whose preparation and check are looked at")
     parser.add_argument("--order", action="store_true", help="look at the order of channels, and at nothing else")
