@@ -23,6 +23,7 @@ from inspection_core.device import Device
 from inspection_core.errors import ModelError
 from inspection_core.image import Image
 from inspection_core.models import HOSTS, Host, Predictor, Scores, Segmented, Segmenter, function, load_predictor
+from inspection_core.normalise import Voxels
 from inspection_core.placement import ClassMap, Placement
 from inspection_core.prediction import Prediction
 from inspection_core.prepare import MAX_VOXELS, Prepared
@@ -187,7 +188,7 @@ class LoadedModel:
         with self._lock:
             return devices.on_ladder(self.device, lambda rung: host.segment(image, rung))
 
-    def _sweep_classes(self, volume: torch.Tensor, device: Device, done: Done) -> None:
+    def _sweep_classes(self, volume: Voxels, device: Device, done: Done) -> None:
         network = cast("Segmenter", self.predictor)
         network.to(device)
         temperature, classes = self.card.calibration.temperature, 1 + len(self.card.classes)

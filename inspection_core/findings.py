@@ -36,6 +36,7 @@ SAME_SPACING = 0.01
 """Two spacings are the same within this share of them."""
 TIE = 1e-9
 """Two diameters are the same within this share of them; rounding must not choose between equal ones."""
+_NOT_THEIRS = "The findings are not those of the mask: one has no region of its own."
 SIZE_UNITS = {("px", 2): "px", ("px", 3): "vox", ("mm", 2): "mm2", ("mm", 3): "mm3"}
 
 
@@ -161,7 +162,8 @@ def find_labelled(
     if box is None:
         return mask, ()
     start = [line.start for line in box]
-    inside = labels[box].astype(np.uint8)
+    mask[box] = labels[box]
+    inside = mask[box]  # a view: what leaves it leaves the mask
     runs = stretches(inside)
     number = touching(runs)
     table = _measure(runs, number, score[box]).where(min_size, -np.inf)
@@ -170,7 +172,6 @@ def find_labelled(
         sums = np.bincount(number, runs.reduce(np.add, spread[box], np.float64))[table.number]
         found = tuple(replace(f, spread=float(s / n)) for f, s, n in zip(found, sums, table.size, strict=True))
     runs.fill(~np.isin(number, table.number), inside, 0)
-    mask[box] = inside
     return mask, tuple(_moved(f, start) for f in found)
 
 
@@ -199,12 +200,41 @@ def dismiss(
         return mask, tuple(findings)
     mask = mask.copy()
     inside = mask[box]
-    regions = connected(inside)
-    gone = np.zeros(int(regions.max()) + 1, bool)
-    gone[regions_of(doubtful, regions, inside, classes, [line.start for line in box])] = True
-    inside[gone[regions]] = 0
+    runs = stretches(inside)
+    number = touching(runs)
+    table = _measure(runs, number, inside)
+    gone = table.number[_rows_of(doubtful, table, classes, [line.start for line in box])]
+    runs.fill(np.isin(number, gone), inside, 0)
     kept = (f for f in findings if f.confidence >= least or not f.calibrated)
     return mask, tuple(replace(f, id=n) for n, f in enumerate(kept, start=1))
+
+
+def _rows_of(findings: Sequence[Finding], table: _Regions, classes: Sequence[str], start: Sequence[int]) -> list[int]:
+    """Return the row of each finding in a table of all regions of its mask; `start` is the table's place on the grid.
+
+    Raises
+    ------
+    GeometryError
+        If the findings are not those of the mask.
+    """
+    of_box: dict[tuple[tuple[int, ...], tuple[int, ...]], list[int]] = {}
+    boxes = zip((table.start + start).tolist(), (table.stop + start).tolist(), strict=True)
+    for row, (first, last) in enumerate(boxes):
+        of_box.setdefault((tuple(first), tuple(last)), []).append(row)
+    rows = []
+    for finding in findings:
+        fitting = of_box.get((tuple(finding.start), tuple(finding.stop)), [])
+        if len(fitting) > 1:  # one around another
+            fitting = [
+                row
+                for row in fitting
+                if classes[int(table.kind[row]) - 1] == finding.label
+                and np.allclose(table.centroid[row] + start, finding.centroid_index, atol=1e-6)
+            ]
+        if len(fitting) != 1:
+            raise GeometryError(_NOT_THEIRS)
+        rows += fitting
+    return rows
 
 
 def regions_of(findings: Sequence[Finding], regions: NDArray[Any], mask: NDArray[Any], classes: Sequence[str],
@@ -241,7 +271,7 @@ def regions_of(findings: Sequence[Finding], regions: NDArray[Any], mask: NDArray
         if len(fitting) > 1:  # one around another
             fitting = [n for n in fitting if _is_of(finding, regions, mask, boxes[n - 1], n, classes, start)]
         if len(fitting) != 1:
-            raise GeometryError("The findings are not those of the mask: one has no region of its own.")
+            raise GeometryError(_NOT_THEIRS)
         order += fitting
     return np.asarray(order, dtype=np.int64)
 

@@ -7,6 +7,8 @@ is found by searching sorted lists, so what is made is small: no number for ever
 from __future__ import annotations
 
 import itertools
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 IntArray = NDArray[np.int64]
+
+PIECE = 1 << 20
+"""Voxels that are looked at together: of a large mask, and of its values, no copy is made as a whole."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,24 +59,44 @@ class Stretches:
 
     def reduce(self, ufunc: np.ufunc, values: NDArray[Any], dtype: Any = None) -> NDArray[Any]:
         """Return ``(n,)``: a reduction, such as ``numpy.add``, of the values in each stretch."""
-        if not self.line.size:
-            return np.zeros(0, dtype or values.dtype)
-        ends = np.stack([self.first, self.first + self.length], axis=1).ravel()
-        low, high = int(ends[0]), int(ends[-1])
-        # What lies between two stretches is reduced too, and left out of the result.
-        inside = values.reshape(-1)[low:high]
-        given: NDArray[Any] = ufunc.reduceat(inside, ends[:-1] - low, dtype=dtype)[::2]
+        given = np.zeros(self.line.size, dtype or values.dtype)
+        lines, width = math.prod(self.shape[1:-1]), self.shape[-1]
+        for part in _slabs(self.shape):
+            some = slice(*np.searchsorted(self.line, [part.start * lines, part.stop * lines]).tolist())
+            if some.start == some.stop:
+                continue
+            first = self.first[some] - part.start * lines * width
+            ends = np.stack([first, first + self.length[some]], axis=1).ravel()
+            # What lies between two stretches is reduced too, and left out of the result.
+            inside = values[part].reshape(-1)[: ends[-1]]
+            given[some] = ufunc.reduceat(inside, ends[:-1], dtype=dtype)[::2]
         return given
 
     def fill(self, chosen: NDArray[np.bool_], array: NDArray[Any], value: Any) -> None:
-        """Write a value into the voxels of the chosen stretches, in place."""
-        flat = array.reshape(-1)
-        for first, length in zip(self.first[chosen].tolist(), self.length[chosen].tolist(), strict=True):
-            flat[first : first + length] = value
+        """Write a value into the voxels of the chosen stretches, in place; the array may be a part of another."""
+        if not chosen.any():
+            return
+        for *line, first, last in self.rows()[chosen].tolist():
+            array[(*line, slice(first, last + 1))] = value
 
 
 def stretches(mask: NDArray[Any]) -> Stretches:
     """Return the stretches of a mask: boolean, of classes, or of numbers of regions."""
+    lines = math.prod(mask.shape[1:-1])
+    found = [_stretches(mask[part], part.start * lines) for part in _slabs(mask.shape)]
+    value, line, start, stop = (np.concatenate(parts) for parts in zip(*found, strict=True))
+    return Stretches(mask.shape, value, line, start, stop)
+
+
+def _slabs(shape: Sequence[int]) -> Iterator[slice]:
+    """Yield slabs of planes of a mask, or of lines of a flat one, one at least."""
+    step = max(1, PIECE // max(1, math.prod(shape[1:])))
+    for first in range(0, max(1, shape[0]), step):
+        yield slice(first, min(first + step, shape[0]))
+
+
+def _stretches(mask: NDArray[Any], above: int) -> tuple[IntArray, IntArray, IntArray, IntArray]:
+    """Return value, line, start and stop of the stretches of a slab with so many lines before it."""
     width = mask.shape[-1]
     lines = np.ascontiguousarray(mask).reshape(-1, width)
     seen = np.flatnonzero(lines.any(axis=1))  # most lines of most masks are empty
@@ -82,7 +107,7 @@ def stretches(mask: NDArray[Any]) -> Stretches:
     value, length = part.ravel()[first], np.diff(first, append=part.size)
     some = np.flatnonzero(value)
     line, start = np.divmod(first[some], width)
-    return Stretches(mask.shape, value[some].astype(np.int64), seen[line], start, start + length[some])
+    return value[some].astype(np.int64), seen[line] + above, start, start + length[some]
 
 
 def touching(of: Stretches) -> IntArray:
