@@ -415,7 +415,7 @@ class _Regions:
         )
 
 
-def _measure(of: Stretches, number: IntArray, score: NDArray[np.floating[Any]]) -> _Regions:
+def _measure(of: Stretches, number: IntArray, score: NDArray[Any]) -> _Regions:
     """Add up stretches, one or more, by the number of their region; its class is what they hold."""
     order = np.argsort(number, kind="stable")  # by region, in raster order within each
     runs, length, number = of.rows()[order], of.length[order], number[order]

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from inspection_core.card import Preparation
 from inspection_core.confidence import FLOOR
+from inspection_core.crew import Crew
 from inspection_core.device import Device, torch_threads
 from inspection_core.errors import ModelError
 from inspection_core.normalise import Voxels
@@ -77,6 +78,7 @@ def sweep_blocks(
     done: Done,
     classes: int = 0,
     logits: bool = False,
+    crew: Crew | None = None,
 ) -> None:
     """Put all windows of a prepared volume through a network, blend them, and hand out each block that is done.
 
@@ -103,6 +105,8 @@ def sweep_blocks(
         says, and handed out without the background, which is what is left to 1. 0 for a network that gives none.
     logits
         The network gives logits in place of probabilities.
+    crew
+        Who blends; the caller alone if not given.
 
     Raises
     ------
@@ -111,6 +115,7 @@ def sweep_blocks(
     """
     import torch
 
+    crew = crew or Crew()
     flat = preparation.view != "volume"
     steps = (1, stride, stride) if flat else (stride,) * 3
     todo = volume_windows(pixels.shape[1:], preparation, stride, device.shrink)
@@ -124,7 +129,7 @@ def sweep_blocks(
 
     def out(place: Window, values: torch.Tensor) -> None:
         if averaged:
-            _softmax(values[: classes - 1])
+            _softmax(values[: classes - 1], crew)
         array = values.cpu().numpy()
         if seen is not None:
             lines = [np.arange(s.start, s.stop) * k // CELL for s, k in zip(place, steps, strict=True)]
@@ -134,7 +139,7 @@ def sweep_blocks(
     ramp = None if preparation.blend == "gaussian" else max(1, int(min(size[1:]) * preparation.overlap) // stride)
     on_grid = [tuple(slice(s.start // k, s.stop // k) for s, k in zip(w, steps, strict=True)) for w in todo]
     shape = cells(pixels.shape[1:], preparation, stride)
-    blend = Blend(on_grid, shape, channels - dropped, ramp, out, device.torch, order)
+    blend = Blend(on_grid, shape, channels - dropped, ramp, out, device.torch, order, crew)
     wanted = (device.batch, channels, *(grid[1:] if flat else grid))
 
     def add(parts: Sequence[int], given: torch.Tensor) -> None:
@@ -148,10 +153,10 @@ def sweep_blocks(
             if averaged and not logits:
                 values[:classes].clamp_min_(FLOOR).log_()
             if averaged or logits:
-                values[1:classes] -= values[:1]  # the softmax stays the same, and one channel less has to wait
+                _less_background(values[:classes], crew)
             values = values[dropped:]
             if logits and not averaged:
-                _softmax(values[: classes - 1])
+                _softmax(values[: classes - 1], crew)
             blend.add(on_grid[k], values[:, None] if flat else values)
 
     empty = [k for k, window in enumerate(todo) if seen is not None and not seen[_cells_of(window)].any()]
@@ -171,13 +176,21 @@ def sweep_blocks(
             add(parts, given)
 
 
-def _softmax(values: torch.Tensor) -> None:
+def _less_background(values: torch.Tensor, crew: Crew) -> None:
+    """Take the first channel off the others, in place: a softmax stays the same, and one channel less has to wait."""
+    crew.share(lambda part: values[1:, part].sub_(values[:1, part]), pieces(values.shape[1:]))
+
+
+def _softmax(values: torch.Tensor, crew: Crew) -> None:
     """Turn ``(K, *grid)`` logits, those of the background taken off, into probabilities, in place."""
-    for part in pieces(values.shape[1:]):
-        some = values[:, part]
-        top = some.amax(dim=0).clamp_min_(0)  # the background's is 0
-        some.sub_(top).exp_()
-        some.div_(some.sum(dim=0).add_(top.neg_().exp_()))
+
+    def some(part: slice) -> None:
+        piece = values[:, part]
+        top = piece.amax(dim=0).clamp_min_(0)  # the background's is 0
+        piece.sub_(top).exp_()
+        piece.div_(piece.sum(dim=0).add_(top.neg_().exp_()))
+
+    crew.share(some, pieces(values.shape[1:]))
 
 
 def walk(shape: Sequence[int], preparation: Preparation, stride: int = 1, shrink: int = 1) -> tuple[int, ...]:
