@@ -7,7 +7,7 @@ does not depend on who made it, so results are the same for any number of thread
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
 from typing import Self, TypeVar
@@ -51,22 +51,27 @@ class Crew:
         line = iter(left)  # shared: each takes the next
         helpers = [self._pool.submit(_in_turn, work, line) for _ in range(min(self._helpers, len(left) - 1))]
         try:
-            for piece in line:
-                work(piece)
+            _take(work, line)
         finally:
-            for _ in line:  # after an error nobody begins another
-                pass
             errors = [error for helper in helpers if (error := helper.exception()) is not None]
         if errors:
             raise errors[0]
 
 
-def _in_turn(work: Callable[[T], object], line: Iterable[T]) -> None:
+def _in_turn(work: Callable[[T], object], line: Iterator[T]) -> None:
     import torch
 
     with torch.inference_mode():  # is set for each thread
+        _take(work, line)
+
+
+def _take(work: Callable[[T], object], line: Iterator[T]) -> None:
+    try:
         for piece in line:
             work(piece)
+    finally:
+        for _ in line:  # after an error nobody begins another
+            pass
 
 
 def _one_core_each() -> None:

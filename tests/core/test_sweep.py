@@ -299,6 +299,37 @@ def test_a_volume_begins_anew_on_each_rung(tmp_path):
     assert np.array_equal(found.mask, expected.mask)
 
 
+@pytest.mark.parametrize("scale", [1.0, 0.5])
+@pytest.mark.parametrize("average", ["logits", "probabilities"])
+def test_the_number_of_threads_changes_no_bit(average, scale, tmp_path, monkeypatch):
+    """Also where sums wait as float16, and where a plane of the scan is interpolated between two layers."""
+    monkeypatch.setattr(tiling, "PIECE", 50)
+    monkeypatch.setattr(tiling, "HALF_ABOVE", 1000)
+    way = preparation(window_size=(8, 8, 8), multiple=1, short_side=0, average=average, scale=scale, blend="gaussian")
+    card = ModelCard(
+        "m", "1", "x", "segmentation", ("CT",), "s", classes=("a", "b"), preparation=way, policy=Policy(kind="band")
+    )
+
+    class Levels:
+        stride, offset = 1, 0.0
+
+        def __call__(self, batch):
+            return torch.cat([batch, 1 - batch, batch * batch], dim=1).softmax(dim=1)
+
+        def to(self, device):
+            pass
+
+    pixels = np.random.default_rng(0).random((1, 24, 20, 28), np.float32)
+    prepared = prepare(Image(pixels, Geometry.from_spacing(pixels.shape[1:], (1, 1, 1)), ("CT",)), card)
+    found = []
+    for threads in (1, 2, 4):
+        monkeypatch.setattr("inspection_core.device.blenders", lambda device, threads=threads: threads)
+        one, _ = LoadedModel(card, tmp_path, Levels(), CPU).run_classes(prepared)
+        found.append((one.score.tobytes(), one.mask.tobytes()))
+    assert found[0] == found[1] == found[2]
+    assert len(set(found[0][1])) == 3
+
+
 @pytest.mark.parametrize("neighbours", [0, 1])
 @pytest.mark.parametrize("view", ["volume", "slices"])
 @pytest.mark.parametrize("skip", [False, True])
