@@ -305,7 +305,8 @@ def test_the_number_of_threads_changes_no_bit(average, scale, tmp_path, monkeypa
     """Also where sums wait as float16, and where a plane of the scan is interpolated between two layers."""
     monkeypatch.setattr(tiling, "PIECE", 50)
     monkeypatch.setattr(tiling, "HALF_ABOVE", 1000)
-    way = preparation(window_size=(8, 8, 8), multiple=1, short_side=0, average=average, scale=scale, blend="gaussian")
+    way = preparation(window=(0.0, 1.0), window_size=(8, 8, 8), multiple=1, short_side=0, average=average, scale=scale,
+                      blend="gaussian")  # fmt: skip
     card = ModelCard(
         "m", "1", "x", "segmentation", ("CT",), "s", classes=("a", "b"), preparation=way, policy=Policy(kind="band")
     )
@@ -314,7 +315,7 @@ def test_the_number_of_threads_changes_no_bit(average, scale, tmp_path, monkeypa
         stride, offset = 1, 0.0
 
         def __call__(self, batch):
-            return torch.cat([batch, 1 - batch, batch * batch], dim=1).softmax(dim=1)
+            return torch.cat([batch, 1 - batch, torch.full_like(batch, 0.6)], dim=1).softmax(dim=1)
 
         def to(self, device):
             pass
