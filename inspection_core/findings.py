@@ -28,7 +28,7 @@ from inspection_core.geometry import FloatArray, Geometry
 from inspection_core.prediction import Finding
 from inspection_core.stretches import Stretches, stretches, touching
 
-IntArray = NDArray[np.int64]
+IntArray = NDArray[np.integer[Any]]
 Floats = NDArray[np.floating[Any]]
 PValues = Callable[[Floats], FloatArray]
 
@@ -418,19 +418,22 @@ class _Regions:
 def _measure(of: Stretches, number: IntArray, score: NDArray[Any]) -> _Regions:
     """Add up stretches, one or more, by the number of their region; its class is what they hold."""
     order = np.argsort(number, kind="stable")  # by region, in raster order within each
-    runs, length, number = of.rows()[order], of.length[order], number[order]
     total, peak = of.reduce(np.add, score, np.float64)[order], of.reduce(np.maximum, score)[order]
+    runs, length, number = of.rows()[order], of.length[order], number[order]
     n = len(of.shape)
     begin = np.flatnonzero(np.diff(number, prepend=-1))
-    size = np.add.reduceat(length, begin)
-    middle = runs[:, :n].astype(np.float64)
-    middle[:, -1] = (runs[:, n - 1] + runs[:, n]) / 2
+    size = np.add.reduceat(length, begin, dtype=np.int64)
+
+    def centre(axis: int) -> Floats:
+        middle = (runs[:, n - 1] + runs[:, n]) / 2 if axis == n - 1 else runs[:, axis].astype(np.float64)
+        return np.add.reduceat(middle * length, begin) / size
+
     return _Regions(
         number=number[begin],
         kind=of.value[order][begin],
-        start=np.minimum.reduceat(runs[:, :n], begin),
-        stop=np.maximum.reduceat(runs[:, [*range(n - 1), n]], begin) + 1,
-        centroid=np.add.reduceat(middle * length[:, None], begin) / size[:, None],
+        start=np.stack([np.minimum.reduceat(runs[:, k], begin) for k in range(n)], axis=1),
+        stop=np.stack([np.maximum.reduceat(runs[:, k], begin) + 1 for k in (*range(n - 1), n)], axis=1),
+        centroid=np.stack([centre(k) for k in range(n)], axis=1),
         size=size,
         peak=np.maximum.reduceat(peak.astype(np.float64), begin),
         mean=np.add.reduceat(total, begin) / size,

@@ -77,3 +77,25 @@ def test_pieces_do_not_show(mask, data):
         assert slabs.reduce(np.maximum, around[inner]).tolist() == of.reduce(np.maximum, values).tolist()
     slabs.fill(np.ones(slabs.line.size, bool), room[inner], 0)
     assert not room.any()
+
+
+@settings(deadline=None)
+@given(MASKS | CLASSES, st.integers(1, 5))
+def test_chunks_do_not_show(mask, chunk):
+    """Also where two regions that were told apart turn out to be one in a later chunk."""
+    of = stretches(mask)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("inspection_core.stretches.CHUNK", chunk)
+        numbers = touching(of)
+    assert numbers.tolist() == touching(of).tolist()
+
+
+def test_prongs_of_a_comb_are_one_region_though_its_back_comes_last(monkeypatch):
+    comb = np.zeros((6, 9), bool)
+    comb[:, ::2] = True
+    comb[-1] = True
+    monkeypatch.setattr("inspection_core.stretches.CHUNK", 2)
+    assert set(touching(stretches(comb)).tolist()) == {0}
+    comb[-1] = [1, 1, 1, 1, 1, 0, 1, 1, 1]
+    of = stretches(comb)
+    assert dict(zip(of.start.tolist(), touching(of).tolist(), strict=True)) == {0: 0, 2: 0, 4: 0, 6: 1, 8: 1}
