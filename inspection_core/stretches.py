@@ -19,7 +19,7 @@ IntArray = NDArray[np.integer[Any]]
 
 PIECE = 1 << 20
 """Voxels that are looked at together: of a large mask, and of its values, no copy is made as a whole."""
-CHUNK = 1 << 17
+CHUNK = 1 << 15
 """Stretches whose neighbours are looked for together; a scan with many small structures has millions."""
 
 
