@@ -170,7 +170,8 @@ def run_large(folder, shape, device):
 
     def work():
         found = predict(Image(whole, geometry, card.channels), model)
-        assert len(found.findings) == classes - 1
+        if len(found.findings) != classes - 1:
+            raise SystemExit(f"Each of {classes - 1} shells is a finding. Got {len(found.findings)} findings.")
         return found.score, found.mask
 
     return work
