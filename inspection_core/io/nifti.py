@@ -447,6 +447,8 @@ def _stored(data: NDArray[Any], header: Any, dtype: DTypeLike | None) -> tuple[N
     kind = header.get_data_dtype()
     slope, inter = _scaling(header)
     if kind.fields is None and kind.kind in "uif" and int(header["vox_offset"]) >= 0 and header["datatype"] != 0:
+        if is_identity(slope, inter) and kind == data.dtype:
+            return data, True
         numbers = data if is_identity(slope, inter) else (data.astype(np.float64) - inter) / slope
         if kind.kind in "ui" and numbers.dtype.kind == "f":
             numbers = np.rint(numbers)
