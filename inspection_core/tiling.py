@@ -27,7 +27,7 @@ GAUSSIAN_FLOOR = 1e-3
 HALF_ABOVE = 8 << 20
 """Bytes above which sums that wait for later windows are kept as float16. Sums are added in float32; rounding a part
 that waits costs at most 5e-4 of it."""
-PIECE = 1 << 16
+PIECE = 1 << 15
 """Cells that are weighed, normalised or decided at a time."""
 
 Window = tuple[slice, ...]
