@@ -114,6 +114,7 @@ def find_labelled(
     *,
     min_size: int = 1,
     spread: NDArray[np.floating[Any]] | None = None,
+    copy: bool = True,
 ) -> tuple[NDArray[np.uint8], tuple[Finding, ...]]:
     """List the connected regions of each class in a label mask, as a segmentation model gives it.
 
@@ -131,6 +132,8 @@ def find_labelled(
         Voxels that a region has at least; smaller ones leave the mask.
     spread
         Of the same shape: how far the members of the network disagree; findings get the mean inside.
+    copy
+        Return a mask of its own. Else labels in uint8 become the mask, and what is too small leaves them.
 
     Returns
     -------
@@ -157,12 +160,11 @@ def find_labelled(
             f"Labels are whole numbers from 0 to {len(classes)}, one for each class of the card: {list(classes)}. "
             f"Got {labels.dtype} from {labels.min()} to {labels.max()}; compare the card's classes with the model."
         )
-    mask = np.zeros(labels.shape, np.uint8)
-    box = _box(labels)
+    mask = labels.astype(np.uint8, copy=copy)
+    box = _box(mask)
     if box is None:
         return mask, ()
     start = [line.start for line in box]
-    mask[box] = labels[box]
     inside = mask[box]  # a view: what leaves it leaves the mask
     runs = stretches(inside)
     number = touching(runs)

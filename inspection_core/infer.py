@@ -325,8 +325,9 @@ def _segmented(done: Forwarded, model: LoadedModel) -> Prediction:
         image.geometry,
         card.classes,
         spread=spread,
+        copy=False,
     )
-    del spread
+    del spread, labels
     findings = with_confidence(findings, card.calibration.finding, inner / image.geometry.voxel_size)
     cut = cuts(card.policy, card.calibration)
     image_score = max((f.confidence for f in findings), default=0.0)

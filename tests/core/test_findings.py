@@ -421,3 +421,13 @@ def test_findings_of_another_mask_cannot_be_dismissed():
     judged = [replace(f, confidence=0.0, calibrated=True) for f in findings]
     with pytest.raises(GeometryError, match="one has no region of its own"):
         dismiss(np.array([[1, 1, 0]], np.uint8), judged, "a", 0.5)
+
+
+@pytest.mark.parametrize("copy", [True, False])
+def test_labels_may_become_the_mask(copy):
+    labels, score = np.array([[2, 2, 0, 1]], np.uint8), np.full((1, 4), 0.5)
+    mask, findings = find_labelled(labels, score, Geometry.pixels((1, 4)), "ab", min_size=2, copy=copy)
+    assert mask.tolist() == [[2, 2, 0, 0]]
+    assert [f.label for f in findings] == ["b"]
+    assert labels.tolist() == ([[2, 2, 0, 1]] if copy else mask.tolist())
+    assert np.shares_memory(mask, labels) is not copy
