@@ -19,6 +19,7 @@ import json
 import statistics
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -48,12 +49,12 @@ def ball(shape):
     return out
 
 
-def card_of(channels, classes, skip=False, average="logits"):
+def card_of(channels, classes, skip=False):
     from inspection_core.card import ModelCard, Policy, Preparation
 
     preparation = Preparation(
         view="volume", window=(0.0, 1.0), short_side=0, multiple=8, window_size=(SIDE,) * 3, overlap=OVERLAP,
-        blend="gaussian", steps="fixed", average=average, skip_background=skip,
+        blend="gaussian", steps="fixed", average="logits", skip_background=skip,
     )  # fmt: skip
     return ModelCard(
         "sliding", "1", "monai-unet", "segmentation", tuple(f"c{k}" for k in range(channels)), "1 - P(background)",
@@ -126,7 +127,16 @@ def run_ours(folder, pixels, device, skip=False):
     return work
 
 
-def run_large(folder, pixels, device):
+def shells(shape, classes):
+    """Return nested shells, one a class and the background around them, int16 ``(1, d, h, w)``."""
+    out = np.empty((1, *shape), np.int16)
+    y, x = (np.linspace(-1, 1, n)[:, None] if k == 0 else np.linspace(-1, 1, n) for k, n in enumerate(shape[1:]))
+    for plane, height in zip(out[0], np.linspace(-1, 1, shape[0]), strict=True):
+        plane[:] = np.maximum(0, classes - np.floor(np.sqrt(y**2 + x**2 + height**2) * classes / 1.1))
+    return np.minimum(out, classes - 1)
+
+
+def run_large(folder, shape, device):
     """All of `predict` on a study of int16, with a stand-in that has no layers, since memory is the point."""
     import torch
 
@@ -143,24 +153,25 @@ def run_large(folder, pixels, device):
     class Levels:
         """The brighter, the higher the class."""
 
-        stride, offset = 1, 0.0
+        stride, offset, logits = 1, 0.0, True
 
         def __call__(self, batch):
             steps = torch.arange(classes, device=batch.device).view(1, -1, 1, 1, 1)
-            return (batch[:, :1] * classes).sub(steps).square_().mul_(-4.0).softmax(dim=1)
+            return (batch[:, :1] * classes).sub(steps).square_().mul_(-4.0)
 
         def to(self, device):
             pass
 
-    card = card_of(1, classes, average="probabilities")
+    card = card_of(1, classes)
+    card = replace(card, preparation=replace(card.preparation, window=(0.0, float(classes))))
     model = LoadedModel(card, Path(folder), Levels(), device)
-    whole = np.zeros(pixels.shape, np.int16)
-    for plane, target in zip(pixels[0], whole[0], strict=True):
-        target[:] = plane > 0.05
-    geometry = Geometry.from_spacing(pixels.shape[1:], (1.0, 1.0, 1.0))
+    whole = shells(shape, classes)
+    geometry = Geometry.from_spacing(shape, (1.0, 1.0, 1.0))
 
     def work():
         found = predict(Image(whole, geometry, card.channels), model)
+        if len(found.findings) != classes - 1:
+            raise SystemExit(f"Each of {classes - 1} shells is a finding. Got {len(found.findings)} findings.")
         return found.score, found.mask
 
     return work
@@ -169,14 +180,12 @@ def run_large(folder, pixels, device):
 def measure_here(who, folder, volume, device, out):
     """Measure one run in this process; print what it took."""
     *shape, _ = sides(volume)
-    pixels = ball(shape)
-    if who == "monai":
-        work = run_monai(folder, pixels, device)
-    elif who == "large":
-        work = run_large(folder, pixels, device)
-        del pixels
+    if who == "large":
+        work = run_large(folder, tuple(shape[1:]), device)
+    elif who == "monai":
+        work = run_monai(folder, ball(shape), device)
     else:
-        work = run_ours(folder, pixels, "cpu/torch" if who == "torch" else device, who == "skip")
+        work = run_ours(folder, ball(shape), "cpu/torch" if who == "torch" else device, who == "skip")
     (score, mask), figures = measured(work)
     figures["process_gb"] = peak_bytes() / 1e9
     if out:

@@ -19,7 +19,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -27,15 +26,13 @@ from inspection_core.card import ChannelOrder
 from inspection_core.errors import UsageError
 from inspection_core.geometry import FloatArray
 from inspection_core.input_check import bounded, conformal, folds_of, foreground, moments, own_figures, sample_of
-
-if TYPE_CHECKING:
-    import torch
+from inspection_core.normalise import Voxels
 
 DEPTHS = (0.0, 0.02, 0.04, 0.08, 0.15, 1.0)
 """Below the foreground's edge, in shares of the sides of what is looked at: the ends of five bands."""
 
 
-def channel_features(pixels: torch.Tensor, shape: Sequence[int]) -> tuple[dict[str, float], ...]:
+def channel_features(pixels: Voxels, shape: Sequence[int]) -> tuple[dict[str, float], ...]:
     """Describe each channel of a network's input.
 
     Parameters
@@ -157,9 +154,7 @@ def look_alike(study: Sequence[Mapping[str, float]], check: ChannelOrder) -> tup
     return _better(rows, np.array(check.weights))
 
 
-def check_order(
-    pixels: torch.Tensor, shape: Sequence[int], check: ChannelOrder, channels: Sequence[str]
-) -> tuple[str, ...]:
+def check_order(pixels: Voxels, shape: Sequence[int], check: ChannelOrder, channels: Sequence[str]) -> tuple[str, ...]:
     """Say whether the channels of an input look exchanged.
 
     Parameters

@@ -228,6 +228,13 @@ def threads() -> int:
         return os.cpu_count() or 1
 
 
+def blenders(device: Device) -> int:
+    """Return how many threads may blend and decide what a network gives: torch's cores on a CPU, one beside a GPU."""
+    import torch
+
+    return torch.get_num_threads() if device.torch.type == "cpu" else 1
+
+
 @contextmanager
 def torch_threads(count: int) -> Iterator[None]:
     """Let torch compute with so many cores in this thread meanwhile.

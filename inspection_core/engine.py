@@ -19,10 +19,12 @@ from numpy.typing import NDArray
 from inspection_core import device as devices
 from inspection_core.card import CARD_NAME, ModelCard
 from inspection_core.confidence import temper
+from inspection_core.crew import Crew
 from inspection_core.device import Device
 from inspection_core.errors import ModelError
 from inspection_core.image import Image
 from inspection_core.models import HOSTS, Host, Predictor, Scores, Segmented, Segmenter, function, load_predictor
+from inspection_core.normalise import Voxels
 from inspection_core.placement import ClassMap, Placement
 from inspection_core.prediction import Prediction
 from inspection_core.prepare import MAX_VOXELS, Prepared
@@ -132,8 +134,10 @@ class LoadedModel:
 
         def work(rung: Device) -> Segmented:
             how, stride, whole = self.card.preparation, self.predictor.stride, prepared.volume.shape[1:]
-            found = self._class_map(cells(whole, how, stride), place, walk(whole, how, stride, rung.shrink))
-            self._sweep_classes(prepared.volume, rung, found.add)
+            with Crew(devices.blenders(rung)) as crew:
+                order = walk(whole, how, stride, rung.shrink)
+                found = self._class_map(cells(whole, how, stride), place, order, crew)
+                self._sweep_classes(prepared.volume, rung, found.add, crew)
             return _segmented(found)
 
         with self._lock:
@@ -173,8 +177,11 @@ class LoadedModel:
         found.add(tuple(slice(0, n) for n in foreground.shape[1:]), foreground)
         return _segmented(found)
 
-    def _class_map(self, shape: Sequence[int], place: Placement, order: Sequence[int] = (0, 1, 2)) -> ClassMap:
-        return ClassMap(len(self.card.classes), shape, place, *self.steps, self.card.policy.voxel, self.spread, order)
+    def _class_map(
+        self, shape: Sequence[int], place: Placement, order: Sequence[int] = (0, 1, 2), crew: Crew | None = None
+    ) -> ClassMap:
+        classes, cut = len(self.card.classes), self.card.policy.voxel
+        return ClassMap(classes, shape, place, *self.steps, cut, self.spread, order, crew)
 
     @property
     def hosted(self) -> bool:
@@ -187,7 +194,7 @@ class LoadedModel:
         with self._lock:
             return devices.on_ladder(self.device, lambda rung: host.segment(image, rung))
 
-    def _sweep_classes(self, volume: torch.Tensor, device: Device, done: Done) -> None:
+    def _sweep_classes(self, volume: Voxels, device: Device, done: Done, crew: Crew | None = None) -> None:
         network = cast("Segmenter", self.predictor)
         network.to(device)
         temperature, classes = self.card.calibration.temperature, 1 + len(self.card.classes)
@@ -211,6 +218,7 @@ class LoadedModel:
             done,
             classes,
             logits,
+            crew,
         )
 
     def _run(self, images: Sequence[torch.Tensor], device: Device) -> list[Grid]:

@@ -28,7 +28,7 @@ from inspection_core.geometry import FloatArray, Geometry
 from inspection_core.prediction import Finding
 from inspection_core.stretches import Stretches, stretches, touching
 
-IntArray = NDArray[np.int64]
+IntArray = NDArray[np.integer[Any]]
 Floats = NDArray[np.floating[Any]]
 PValues = Callable[[Floats], FloatArray]
 
@@ -36,6 +36,7 @@ SAME_SPACING = 0.01
 """Two spacings are the same within this share of them."""
 TIE = 1e-9
 """Two diameters are the same within this share of them; rounding must not choose between equal ones."""
+_NOT_THEIRS = "The findings are not those of the mask: one has no region of its own."
 SIZE_UNITS = {("px", 2): "px", ("px", 3): "vox", ("mm", 2): "mm2", ("mm", 3): "mm3"}
 
 
@@ -113,6 +114,7 @@ def find_labelled(
     *,
     min_size: int = 1,
     spread: NDArray[np.floating[Any]] | None = None,
+    copy: bool = True,
 ) -> tuple[NDArray[np.uint8], tuple[Finding, ...]]:
     """List the connected regions of each class in a label mask, as a segmentation model gives it.
 
@@ -130,6 +132,8 @@ def find_labelled(
         Voxels that a region has at least; smaller ones leave the mask.
     spread
         Of the same shape: how far the members of the network disagree; findings get the mean inside.
+    copy
+        Return a mask of its own. Else labels in uint8 become the mask, and what is too small leaves them.
 
     Returns
     -------
@@ -156,12 +160,12 @@ def find_labelled(
             f"Labels are whole numbers from 0 to {len(classes)}, one for each class of the card: {list(classes)}. "
             f"Got {labels.dtype} from {labels.min()} to {labels.max()}; compare the card's classes with the model."
         )
-    mask = np.zeros(labels.shape, np.uint8)
-    box = _box(labels)
+    mask = labels.astype(np.uint8, copy=copy)
+    box = _box(mask)
     if box is None:
         return mask, ()
     start = [line.start for line in box]
-    inside = labels[box].astype(np.uint8)
+    inside = mask[box]  # a view: what leaves it leaves the mask
     runs = stretches(inside)
     number = touching(runs)
     table = _measure(runs, number, score[box]).where(min_size, -np.inf)
@@ -170,7 +174,6 @@ def find_labelled(
         sums = np.bincount(number, runs.reduce(np.add, spread[box], np.float64))[table.number]
         found = tuple(replace(f, spread=float(s / n)) for f, s, n in zip(found, sums, table.size, strict=True))
     runs.fill(~np.isin(number, table.number), inside, 0)
-    mask[box] = inside
     return mask, tuple(_moved(f, start) for f in found)
 
 
@@ -199,12 +202,41 @@ def dismiss(
         return mask, tuple(findings)
     mask = mask.copy()
     inside = mask[box]
-    regions = connected(inside)
-    gone = np.zeros(int(regions.max()) + 1, bool)
-    gone[regions_of(doubtful, regions, inside, classes, [line.start for line in box])] = True
-    inside[gone[regions]] = 0
+    runs = stretches(inside)
+    number = touching(runs)
+    table = _measure(runs, number, inside)
+    gone = table.number[_rows_of(doubtful, table, classes, [line.start for line in box])]
+    runs.fill(np.isin(number, gone), inside, 0)
     kept = (f for f in findings if f.confidence >= least or not f.calibrated)
     return mask, tuple(replace(f, id=n) for n, f in enumerate(kept, start=1))
+
+
+def _rows_of(findings: Sequence[Finding], table: _Regions, classes: Sequence[str], start: Sequence[int]) -> list[int]:
+    """Return the row of each finding in a table of all regions of its mask; `start` is the table's place on the grid.
+
+    Raises
+    ------
+    GeometryError
+        If the findings are not those of the mask.
+    """
+    of_box: dict[tuple[tuple[int, ...], tuple[int, ...]], list[int]] = {}
+    boxes = zip((table.start + start).tolist(), (table.stop + start).tolist(), strict=True)
+    for row, (first, last) in enumerate(boxes):
+        of_box.setdefault((tuple(first), tuple(last)), []).append(row)
+    rows = []
+    for finding in findings:
+        fitting = of_box.get((tuple(finding.start), tuple(finding.stop)), [])
+        if len(fitting) > 1:  # one around another
+            fitting = [
+                row
+                for row in fitting
+                if classes[int(table.kind[row]) - 1] == finding.label
+                and np.allclose(table.centroid[row] + start, finding.centroid_index, atol=1e-6)
+            ]
+        if len(fitting) != 1:
+            raise GeometryError(_NOT_THEIRS)
+        rows += fitting
+    return rows
 
 
 def regions_of(findings: Sequence[Finding], regions: NDArray[Any], mask: NDArray[Any], classes: Sequence[str],
@@ -241,7 +273,7 @@ def regions_of(findings: Sequence[Finding], regions: NDArray[Any], mask: NDArray
         if len(fitting) > 1:  # one around another
             fitting = [n for n in fitting if _is_of(finding, regions, mask, boxes[n - 1], n, classes, start)]
         if len(fitting) != 1:
-            raise GeometryError("The findings are not those of the mask: one has no region of its own.")
+            raise GeometryError(_NOT_THEIRS)
         order += fitting
     return np.asarray(order, dtype=np.int64)
 
@@ -385,22 +417,25 @@ class _Regions:
         )
 
 
-def _measure(of: Stretches, number: IntArray, score: NDArray[np.floating[Any]]) -> _Regions:
+def _measure(of: Stretches, number: IntArray, score: NDArray[Any]) -> _Regions:
     """Add up stretches, one or more, by the number of their region; its class is what they hold."""
     order = np.argsort(number, kind="stable")  # by region, in raster order within each
-    runs, length, number = of.rows()[order], of.length[order], number[order]
     total, peak = of.reduce(np.add, score, np.float64)[order], of.reduce(np.maximum, score)[order]
+    runs, length, number = of.rows()[order], of.length[order], number[order]
     n = len(of.shape)
     begin = np.flatnonzero(np.diff(number, prepend=-1))
-    size = np.add.reduceat(length, begin)
-    middle = runs[:, :n].astype(np.float64)
-    middle[:, -1] = (runs[:, n - 1] + runs[:, n]) / 2
+    size = np.add.reduceat(length, begin, dtype=np.int64)
+
+    def centre(axis: int) -> Floats:
+        middle = (runs[:, n - 1] + runs[:, n]) / 2 if axis == n - 1 else runs[:, axis].astype(np.float64)
+        return np.add.reduceat(middle * length, begin) / size
+
     return _Regions(
         number=number[begin],
         kind=of.value[order][begin],
-        start=np.minimum.reduceat(runs[:, :n], begin),
-        stop=np.maximum.reduceat(runs[:, [*range(n - 1), n]], begin) + 1,
-        centroid=np.add.reduceat(middle * length[:, None], begin) / size[:, None],
+        start=np.stack([np.minimum.reduceat(runs[:, k], begin) for k in range(n)], axis=1),
+        stop=np.stack([np.maximum.reduceat(runs[:, k], begin) + 1 for k in (*range(n - 1), n)], axis=1),
+        centroid=np.stack([centre(k) for k in range(n)], axis=1),
         size=size,
         peak=np.maximum.reduceat(peak.astype(np.float64), begin),
         mean=np.add.reduceat(total, begin) / size,

@@ -297,10 +297,12 @@ def _check_segmenter(model: LoadedModel) -> None:
 
 def _without_pixels(one: Begun) -> Begun:
     """Return what is left to know once an image has been through a network that segments."""
+    import torch
+
     if one.prepared is None:
         return one
     prepared = one.prepared
-    return replace(one, prepared=replace(prepared, pixels=prepared.pixels[..., :0].clone(), placement=prepared.place))
+    return replace(one, prepared=replace(prepared, voxels=torch.empty(0), placement=prepared.place))
 
 
 def _segmented(done: Forwarded, model: LoadedModel) -> Prediction:
@@ -323,8 +325,9 @@ def _segmented(done: Forwarded, model: LoadedModel) -> Prediction:
         image.geometry,
         card.classes,
         spread=spread,
+        copy=False,
     )
-    del spread
+    del spread, labels
     findings = with_confidence(findings, card.calibration.finding, inner / image.geometry.voxel_size)
     cut = cuts(card.policy, card.calibration)
     image_score = max((f.confidence for f in findings), default=0.0)
@@ -361,8 +364,8 @@ def _unlike(prepared: Prepared, model: LoadedModel) -> tuple[str, ...]:
     """Say where the network's input is unlike those of training, as far as the card knows them."""
     shape = prepared.shape if prepared.placement is None else prepared.placement.resized
     known = model.card.calibration
-    said = check_input(prepared.pixels, shape, known.inputs)
-    return said or check_order(prepared.pixels, shape, known.order, model.card.channels)
+    said = check_input(prepared.voxels, shape, known.inputs)
+    return said or check_order(prepared.voxels, shape, known.order, model.card.channels)
 
 
 def cells_in(place: Placement) -> float:

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,9 +24,7 @@ from numpy.typing import NDArray
 from inspection_core.card import InputCheck
 from inspection_core.errors import UsageError
 from inspection_core.geometry import FloatArray
-
-if TYPE_CHECKING:
-    import torch
+from inspection_core.normalise import Voxels, volume_of
 
 PLANES, SIDE = 24, 96
 """Planes, and rows and columns of each, that are looked at, at most, evenly spaced."""
@@ -38,13 +36,13 @@ SHOWN = 2
 """Features that a warning names."""
 
 
-def input_features(pixels: torch.Tensor, shape: Sequence[int]) -> dict[str, float]:
+def input_features(pixels: Voxels, shape: Sequence[int]) -> dict[str, float]:
     """Describe a network's input.
 
     Parameters
     ----------
     pixels
-        ``(C, h, w)`` or ``(C, d, h, w)``, normalised; see `inspection_core.prepare.Prepared`.
+        ``(C, h, w)`` or ``(C, d, h, w)``: the voxels of `inspection_core.prepare.Prepared`.
     shape
         Spatial shape without what was padded at the ends.
 
@@ -88,11 +86,11 @@ def bounded(found: Mapping[str, float]) -> dict[str, float]:
     return {name: float(np.clip(np.nan_to_num(value), -MOST, MOST)) for name, value in found.items()}
 
 
-def sample_of(pixels: torch.Tensor, shape: Sequence[int]) -> FloatArray:
+def sample_of(pixels: Voxels, shape: Sequence[int]) -> FloatArray:
     """Return up to `PLANES` x `SIDE` x `SIDE` voxels a channel, each the mean of its surroundings in the plane."""
     import torch.nn.functional as F
 
-    volume = pixels if pixels.ndim == 4 else pixels[:, None]
+    volume = volume_of(pixels)
     depth, height, width = shape if len(shape) == 3 else (1, *shape)
     planes = np.unique(np.linspace(0, depth - 1, min(depth, PLANES)).round().astype(int)).tolist()
     size = (min(SIDE, height), min(SIDE, width))
@@ -244,7 +242,7 @@ def distance(features: Mapping[str, float], check: InputCheck) -> float:
     return float(np.linalg.norm((row - np.array(check.centre)) @ np.array(check.whitening)))
 
 
-def check_input(pixels: torch.Tensor, shape: Sequence[int], check: InputCheck) -> tuple[str, ...]:
+def check_input(pixels: Voxels, shape: Sequence[int], check: InputCheck) -> tuple[str, ...]:
     """Say whether an input is unlike those that the model was made from.
 
     Parameters

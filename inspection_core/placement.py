@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from inspection_core.card import WORLD_AXES
+from inspection_core.crew import Crew
 from inspection_core.geometry import Geometry
 from inspection_core.tiling import pieces
 
@@ -213,6 +214,8 @@ class ClassMap:
         Whether one channel more follows the classes, which is brought back as it is.
     order
         All axes, the outermost first, in which blocks come.
+    crew
+        Who decides; the caller alone if not given.
     """
 
     def __init__(
@@ -225,12 +228,16 @@ class ClassMap:
         cut: float = 0.0,
         spread: bool = False,
         order: Sequence[int] = (0, 1, 2),
+        crew: Crew | None = None,
     ) -> None:
+        self._crew = crew or Crew()
+        self._plain = place.resized == place.size and all(s == 1 for s in stride) and not any(offset)
+        if self._plain:
+            order = (0, 1, 2)  # blocks that are finished at once may come in any
         self._classes, self._cut, self._order = classes, cut, tuple(order)
         self._cells, self._place = tuple(cells[a] for a in order), place.turned(order)
         self._score, self._mask = np.zeros(place.source, np.float32), np.zeros(place.source, np.uint8)
         self._spread = np.zeros(place.source, np.float32) if spread else None
-        self._plain = place.resized == place.size and all(s == 1 for s in stride) and not any(offset)
         self._lines = _lines(self._cells, self._place, [stride[a] for a in order], [offset[a] for a in order])
         self._stack: NDArray[Any] = np.zeros((classes + spread, 0, *self._cells[1:]), np.float16)
         self._first = 0  # plane of cells that the stack begins with
@@ -281,13 +288,16 @@ class ClassMap:
 
     def _put(self, at: tuple[slice, ...], values: NDArray[np.float32]) -> None:
         first, *rest = at
-        for part in pieces(values.shape[1:]):
+
+        def some(part: slice) -> None:
             rows = (slice(first.start + part.start, first.start + part.stop), *rest)
             score, labels = decide(values[: self._classes, part], self._cut)
             self._place.view(self._score)[rows] = score
             self._place.view(self._mask)[rows] = labels
             if self._spread is not None:
                 self._place.view(self._spread)[rows] = values[-1, part]
+
+        self._crew.share(some, pieces(values.shape[1:]))
 
 
 def decide(probabilities: NDArray[np.float32], cut: float = 0.0) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:

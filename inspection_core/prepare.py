@@ -8,7 +8,7 @@ was computed from, whatever the network's stride and the shift of its padding. V
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +18,16 @@ from numpy.typing import NDArray
 from inspection_core.card import ModelCard, Preparation
 from inspection_core.errors import ReadError
 from inspection_core.image import POSITIONAL, Image, wrong_channels
+from inspection_core.normalise import (
+    BRIGHT,
+    Normalised,
+    Voxels,
+    bright_levels,
+    normalisation,
+    normalised,
+    volume_of,
+    whole,
+)
 from inspection_core.placement import Placement, orient, resize
 
 if TYPE_CHECKING:
@@ -34,8 +44,6 @@ MAX_ASPECT = 16
 
 MAX_VOXELS = 1 << 31
 """Of a network's whole input, all channels together: 8 GiB of float32."""
-BRIGHT = 0.1
-"""Share of the way from a channel's darkest to its brightest values, above which a voxel is bright."""
 STRAY = 0.02
 """Share of a row or a plane that may be bright and yet lie outside the box around the foreground."""
 
@@ -46,8 +54,9 @@ class Prepared:
 
     Parameters
     ----------
-    pixels
-        float32 tensor on the CPU, normalised: ``(C, h, w)`` for the view "image", else ``(C, d, h, w)``.
+    voxels
+        Normalised, on the CPU: a float32 tensor ``(C, h, w)`` for the view "image", else ``(C, d, h, w)``. A scan that
+        is not resized is normalised where it is looked at; see `inspection_core.normalise.Normalised`.
     source
         Spatial shape of the source image.
     warnings
@@ -56,7 +65,7 @@ class Prepared:
         Where the source lies on that grid; None for the view "image", which is only resized.
     """
 
-    pixels: torch.Tensor
+    voxels: Voxels
     source: tuple[int, ...]
     warnings: tuple[str, ...] = ()
     placement: Placement | None = None
@@ -64,12 +73,17 @@ class Prepared:
     @property
     def shape(self) -> tuple[int, ...]:
         """Spatial shape of the inference grid."""
-        return tuple(self.pixels.shape[1:])
+        return tuple(self.voxels.shape[1:])
 
     @property
-    def volume(self) -> torch.Tensor:
-        """The pixels as ``(C, d, h, w)``; an image is a volume of one plane."""
-        return self.pixels if self.pixels.ndim == 4 else self.pixels[:, None]
+    def pixels(self) -> torch.Tensor:
+        """All voxels as one float32 tensor, which of a large scan takes its memory."""
+        return whole(self.voxels)
+
+    @property
+    def volume(self) -> Voxels:
+        """The voxels as ``(C, d, h, w)``; an image is a volume of one plane."""
+        return volume_of(self.voxels)
 
     @property
     def place(self) -> Placement:
@@ -203,7 +217,7 @@ def prepare_volume(image: Image, card: ModelCard, most: int = MAX_VOXELS) -> Pre
     Returns
     -------
     Prepared
-        Pixels ``(C, d, h, w)``, with their placement.
+        Voxels ``(C, d, h, w)``, with their placement.
 
     Raises
     ------
@@ -234,16 +248,21 @@ def prepare_volume(image: Image, card: ModelCard, most: int = MAX_VOXELS) -> Pre
             "Check the spacing in the file, or give a part of the scan."
         )
     place = replace(place, resized=resized, padded=padded)
-    pixels = torch.zeros((len(array), *padded), dtype=torch.float32)
-    bad = 0
-    for target, channel in zip(pixels, array, strict=True):
-        shift, gain, broken = _normalisation(channel, preparation)
+    scales, bad = [], 0
+    for channel in array:
+        shift, gain, broken = normalisation(channel, preparation)
+        scales.append((shift, gain))
         bad += broken
-        planes = _normalised(place.view(channel), shift, gain, preparation)
-        resize(planes, place.size[0], target[tuple(slice(n) for n in resized)])
     if bad:
         said = (*said, f"{bad} voxels are not finite: taken as 0")
-    return Prepared(pixels, image.geometry.shape, (*image.notes, *warnings, *said), place)
+    views = [place.view(channel) for channel in array]
+    voxels: Voxels = Normalised(views, scales, preparation, padded)
+    if resized != place.size:  # interpolated, which is not done twice
+        voxels = torch.zeros((len(array), *padded), dtype=torch.float32)
+        for target, view, scale in zip(voxels, views, scales, strict=True):
+            planes = (torch.from_numpy(normalised(plane, scale, preparation)) for plane in view)
+            resize(planes, place.size[0], target[tuple(slice(n) for n in resized)])
+    return Prepared(voxels, image.geometry.shape, (*image.notes, *warnings, *said), place)
 
 
 def volume_shape(
@@ -297,7 +316,7 @@ def _cropped(place: Placement, array: NDArray[Any], preparation: Preparation) ->
 
 def _cropped_to_bright(place: Placement, array: NDArray[Any]) -> Placement:
     """Return the placement cut to where at least half of the channels are bright, but for a few stray voxels."""
-    levels = [_bright_levels(channel) for channel in array]
+    levels = [bright_levels(channel) for channel in array]
     cuts = [low + BRIGHT * (high - low) if high > low else math.inf for low, high in levels]
     most = [np.zeros(n) for n in place.size]  # of each row of each axis, its largest bright share in any plane
     views = [place.view(channel) for channel in array]
@@ -315,70 +334,6 @@ def _boxed(place: Placement, seen: Sequence[NDArray[np.bool_]]) -> Placement:
         return place
     bounds = [(int(line.argmax()), line.size - int(line[::-1].argmax())) for line in seen]
     return replace(place, start=tuple(a for a, _ in bounds), size=tuple(b - a for a, b in bounds))
-
-
-def _normalisation(channel: NDArray[Any], preparation: Preparation) -> tuple[float, float, int]:
-    """Return shift and gain, so that ``(value - shift) * gain`` is the network's, and how many voxels are not finite.
-
-    Means are taken plane by plane: a copy of the channel in float64 would be the largest array of all.
-    """
-    bad = 0
-    if channel.dtype.kind == "f":
-        bad = sum(int(plane.size - np.isfinite(plane).sum()) for plane in channel)
-    low, high = preparation.window
-    if preparation.normalise == "window":
-        return low, 1 / (high - low), bad
-    if preparation.normalise == "percentile":
-        values = _counted(channel, preparation) if bad or preparation.foreground != "all" else channel
-        low, high = (float(v) for v in np.percentile(values, preparation.percentiles)) if values.size else (0.0, 1.0)
-        return low, 1 / (high - low) if high > low else 1.0, bad
-    if preparation.normalise == "mean":
-        low, _ = _bright_levels(channel)
-        values = _counted(np.ascontiguousarray(channel), preparation)
-        mean = float(values.mean(dtype=np.float64)) - low if values.size else 0.0
-        return low, 1 / mean if mean > 0 else 1.0, bad
-    whole = preparation.foreground == "bright"
-    # Sums depend on the order of their terms, which numpy takes from the memory; a plane in C order has only one.
-    parts = [_counted(np.ascontiguousarray(part), preparation) for part in (channel[None] if whole else channel)]
-    count = sum(p.size for p in parts)
-    if not count:
-        return 0.0, 1.0, bad
-    mean = sum(float(p.sum(dtype=np.float64)) for p in parts) / count
-    variance = sum(float(np.square(p - mean, dtype=np.float64).sum()) for p in parts) / count
-    return mean, 1 / math.sqrt(variance) if variance > 0 else 1.0, bad
-
-
-def _counted(values: NDArray[Any], preparation: Preparation) -> NDArray[Any]:
-    """Return the values that a channel's figures are taken from."""
-    if values.dtype.kind == "f" and not np.isfinite(values).all():
-        values = np.nan_to_num(values, nan=0.0, posinf=0.0, neginf=0.0)
-    if preparation.foreground == "bright":
-        low, high = _bright_levels(values)
-        return values[values > low + BRIGHT * (high - low)]
-    return values[values != 0] if preparation.foreground == "nonzero" else values
-
-
-def _bright_levels(channel: NDArray[Any]) -> tuple[float, float]:
-    """Return the darkest and brightest values of a channel, but for half a per cent at either end."""
-    values = np.nan_to_num(channel, nan=0.0, posinf=0.0, neginf=0.0) if channel.dtype.kind == "f" else channel
-    low, high = np.percentile(values, (0.5, 99.5))
-    return float(low), float(high)
-
-
-def _normalised(view: NDArray[Any], shift: float, gain: float, preparation: Preparation) -> Iterator[torch.Tensor]:
-    import torch
-
-    for plane in view:
-        with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and that 0
-            raw = np.array(plane, dtype=np.float32, order="C")
-        if plane.dtype.kind == "f":
-            np.nan_to_num(raw, copy=False, nan=0.0, posinf=0.0, neginf=0.0)
-        values = (raw - np.float32(shift)) * np.float32(gain)
-        if preparation.clip and preparation.normalise in ("window", "percentile"):
-            np.clip(values, 0, 1, out=values)
-        if preparation.foreground == "nonzero":
-            values[raw == 0] = 0
-        yield torch.from_numpy(values)
 
 
 def name_channels(image: Image, channels: Sequence[str]) -> Image:

@@ -7,13 +7,20 @@ is found by searching sorted lists, so what is made is small: no number for ever
 from __future__ import annotations
 
 import itertools
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-IntArray = NDArray[np.int64]
+IntArray = NDArray[np.integer[Any]]
+
+PIECE = 1 << 20
+"""Voxels that are looked at together: of a large mask, and of its values, no copy is made as a whole."""
+CHUNK = 1 << 15
+"""Stretches whose neighbours are looked for together; a scan with many small structures has millions."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,7 +36,8 @@ class Stretches:
     line
         ``(n,)``: the place of each stretch's line among all lines, in raster order.
     start, stop
-        ``(n,)``: first voxel along the last axis, and the one after the last.
+        ``(n,)``: first voxel along the last axis, and the one after the last. All are int32, of which a scan with
+        many structures has enough.
     """
 
     shape: tuple[int, ...]
@@ -41,7 +49,7 @@ class Stretches:
     @property
     def first(self) -> IntArray:
         """Place of each stretch's first voxel among all voxels, in raster order."""
-        return self.line * self.shape[-1] + self.start
+        return self.line.astype(np.int64) * self.shape[-1] + self.start
 
     @property
     def length(self) -> IntArray:
@@ -50,28 +58,52 @@ class Stretches:
 
     def rows(self) -> IntArray:
         """Return ``(n, ndim + 1)``: the index of each first voxel, and the last entry of the last voxel's."""
-        return np.stack([*np.unravel_index(self.line, self.shape[:-1]), self.start, self.stop - 1], axis=1)
+        rows = np.empty((self.line.size, len(self.shape) + 1), np.int32)
+        for column, index in enumerate(np.unravel_index(self.line, self.shape[:-1])):
+            rows[:, column] = index
+        rows[:, -2], rows[:, -1] = self.start, self.stop - 1
+        return rows
 
     def reduce(self, ufunc: np.ufunc, values: NDArray[Any], dtype: Any = None) -> NDArray[Any]:
         """Return ``(n,)``: a reduction, such as ``numpy.add``, of the values in each stretch."""
-        if not self.line.size:
-            return np.zeros(0, dtype or values.dtype)
-        ends = np.stack([self.first, self.first + self.length], axis=1).ravel()
-        low, high = int(ends[0]), int(ends[-1])
-        # What lies between two stretches is reduced too, and left out of the result.
-        inside = values.reshape(-1)[low:high]
-        given: NDArray[Any] = ufunc.reduceat(inside, ends[:-1] - low, dtype=dtype)[::2]
+        given = np.zeros(self.line.size, dtype or values.dtype)
+        lines, width = math.prod(self.shape[1:-1]), self.shape[-1]
+        for part in _slabs(self.shape):
+            some = slice(*np.searchsorted(self.line, [part.start * lines, part.stop * lines]).tolist())
+            if some.start == some.stop:
+                continue
+            first = self.first[some] - part.start * lines * width
+            ends = np.stack([first, first + self.length[some]], axis=1).ravel()
+            # What lies between two stretches is reduced too, and left out of the result.
+            inside = values[part].reshape(-1)[: ends[-1]]
+            given[some] = ufunc.reduceat(inside, ends[:-1], dtype=dtype)[::2]
         return given
 
     def fill(self, chosen: NDArray[np.bool_], array: NDArray[Any], value: Any) -> None:
-        """Write a value into the voxels of the chosen stretches, in place."""
-        flat = array.reshape(-1)
-        for first, length in zip(self.first[chosen].tolist(), self.length[chosen].tolist(), strict=True):
-            flat[first : first + length] = value
+        """Write a value into the voxels of the chosen stretches, in place; the array may be a part of another."""
+        if not chosen.any():
+            return
+        for *line, first, last in self.rows()[chosen].tolist():
+            array[(*line, slice(first, last + 1))] = value
 
 
 def stretches(mask: NDArray[Any]) -> Stretches:
     """Return the stretches of a mask: boolean, of classes, or of numbers of regions."""
+    lines = math.prod(mask.shape[1:-1])
+    found = [_stretches(mask[part], part.start * lines) for part in _slabs(mask.shape)]
+    value, line, start, stop = (np.concatenate(parts) for parts in zip(*found, strict=True))
+    return Stretches(mask.shape, value, line, start, stop)
+
+
+def _slabs(shape: Sequence[int]) -> Iterator[slice]:
+    """Yield slabs of planes of a mask, or of lines of a flat one, one at least."""
+    step = max(1, PIECE // max(1, math.prod(shape[1:])))
+    for first in range(0, max(1, shape[0]), step):
+        yield slice(first, min(first + step, shape[0]))
+
+
+def _stretches(mask: NDArray[Any], above: int) -> tuple[IntArray, ...]:
+    """Return value, line, start and stop of the stretches of a slab with so many lines before it."""
     width = mask.shape[-1]
     lines = np.ascontiguousarray(mask).reshape(-1, width)
     seen = np.flatnonzero(lines.any(axis=1))  # most lines of most masks are empty
@@ -82,46 +114,82 @@ def stretches(mask: NDArray[Any]) -> Stretches:
     value, length = part.ravel()[first], np.diff(first, append=part.size)
     some = np.flatnonzero(value)
     line, start = np.divmod(first[some], width)
-    return Stretches(mask.shape, value[some].astype(np.int64), seen[line], start, start + length[some])
+    given = (value[some], seen[line] + above, start, start + length[some])
+    return tuple(numbers.astype(np.int32) for numbers in given)
 
 
 def touching(of: Stretches) -> IntArray:
     """Return for each stretch the number of its region, from 0 in the order of their first voxels.
 
     Voxels of one value are connected through faces, edges and corners: 8 neighbours in 2-D, 26 in 3-D.
+
+    Stretches are gone through in raster order, some at a time. Each gets the place of the first stretch that it is
+    known to be connected with. Where two such places turn out to be one region, that is noted, and settled at the end.
     """
+    count = of.line.size
+    first = np.zeros(count, np.int64)
+    notes = []
+    for begin in range(0, count, CHUNK):
+        chunk = np.arange(begin, min(begin + CHUNK, count))
+        a, b = _neighbours(of, chunk)
+        earlier = b < begin
+        known = np.unique(first[b[earlier]])
+        places = np.concatenate([known, chunk])  # ascending
+        other = b - begin + known.size
+        other[earlier] = np.searchsorted(known, first[b[earlier]])
+        lowest = _lowest(places, a - begin + known.size, other)
+        first[chunk] = lowest[known.size :]
+        moved = lowest[: known.size] < known
+        notes.append(np.stack([known[moved], lowest[: known.size][moved]]))
+    a, b = np.concatenate(notes, axis=1) if notes else np.zeros((2, 0), np.int64)
+    if a.size:
+        places = np.unique([a, b])
+        lowest = _lowest(places, np.searchsorted(places, a), np.searchsorted(places, b))
+        at = np.minimum(np.searchsorted(places, first), places.size - 1)
+        first = np.where(places[at] == first, lowest[at], first)
+    # Numbered by their first stretch.
+    leads = np.zeros(count, bool)
+    leads[first] = True
+    return (np.cumsum(leads, dtype=np.int32) - 1)[first]
+
+
+def _neighbours(of: Stretches, chunk: IntArray) -> tuple[IntArray, IntArray]:
+    """Return the stretches of a chunk, and those before them in raster order that they touch, pair by pair."""
+    rows = of.shape[:-1]
+    back = sum(math.prod(rows[k:]) for k in range(1, len(rows) + 1))  # lines to the first that can touch
+    begin = int(np.searchsorted(of.line, int(of.line[chunk[0]]) - back))
+    part = slice(begin, int(chunk[-1]) + 1)
+    span = of.shape[-1] + 2
+    lines = of.line[part].astype(np.int64) * span
+    starts, stops = lines + of.start[part], lines + of.stop[part]
+    index = np.stack(np.unravel_index(of.line[chunk], rows), axis=1)
+    pairs = []
+    for step in _before(len(rows)):
+        other = index + step
+        there = np.flatnonzero(((other >= 0) & (other < rows)).all(axis=1))
+        if not there.size:
+            continue
+        line = np.ravel_multi_index(tuple(other[there].T), rows) * span
+        # Of the other line's stretches, those that end at this one's start or later and begin at its stop or earlier.
+        low = np.searchsorted(stops, line + of.start[chunk[there]])
+        many = np.maximum(np.searchsorted(starts, line + of.stop[chunk[there]], "right") - low, 0)
+        place = np.arange(many.sum()) - np.repeat(np.cumsum(many) - many, many)
+        pairs.append(np.stack([np.repeat(chunk[there], many), begin + np.repeat(low, many) + place]))
+    a, b = np.concatenate(pairs, axis=1) if pairs else np.zeros((2, 0), np.int64)
+    same = of.value[a] == of.value[b]
+    return a[same], b[same]
+
+
+def _lowest(places: IntArray, a: IntArray, b: IntArray) -> NDArray[np.int64]:
+    """Return for each of some ascending places the lowest that it is connected with, given connected pairs of them."""
     from scipy import sparse
     from scipy.sparse.csgraph import connected_components
 
-    count = of.line.size
-    if not count:
-        return np.zeros(0, np.int64)
-    index = np.stack(np.unravel_index(of.line, of.shape[:-1]), axis=1)
-    span = of.shape[-1] + 2
-    starts, stops = of.line * span + of.start, of.line * span + of.stop
-    pairs = []
-    for step in _before(len(of.shape) - 1):
-        other = index + step
-        there = np.flatnonzero(((other >= 0) & (other < of.shape[:-1])).all(axis=1))
-        if not there.size:
-            continue
-        line = np.ravel_multi_index(tuple(other[there].T), of.shape[:-1]) * span
-        # Of the other line's stretches, those that end at this one's start or later and begin at its stop or earlier.
-        low = np.searchsorted(stops, line + of.start[there])
-        many = np.maximum(np.searchsorted(starts, line + of.stop[there], "right") - low, 0)
-        place = np.arange(many.sum()) - np.repeat(np.cumsum(many) - many, many)
-        pairs.append(np.stack([np.repeat(there, many), np.repeat(low, many) + place]))
-    a, b = np.concatenate(pairs, axis=1) if pairs else np.zeros((2, 0), np.int64)
-    same = of.value[a] == of.value[b]
-    a, b = a[same], b[same]
-    graph = sparse.coo_array((np.ones(a.size, bool), (a, b)), shape=(count, count))
+    graph = sparse.coo_array((np.ones(a.size, bool), (a, b)), shape=(places.size, places.size))
     _, number = connected_components(graph, directed=False)
-    # Numbered by their first stretch, whatever order the search went in.
     _, first = np.unique(number, return_index=True)
-    rank = np.empty(first.size, np.int64)
-    rank[np.argsort(first)] = np.arange(first.size)
-    numbers: IntArray = rank[number]
-    return numbers
+    lowest: NDArray[np.int64] = places[first][number]
+    return lowest
 
 
 def _before(axes: int) -> list[NDArray[np.int64]]:

@@ -14,8 +14,10 @@ from numpy.typing import NDArray
 
 from inspection_core.card import Preparation
 from inspection_core.confidence import FLOOR
+from inspection_core.crew import Crew
 from inspection_core.device import Device, torch_threads
 from inspection_core.errors import ModelError
+from inspection_core.normalise import Voxels
 from inspection_core.progress import tick
 from inspection_core.tiling import Blend, Window, least_held, pieces, windows
 
@@ -31,7 +33,7 @@ CELL = 16
 
 def sweep(
     network: Network,
-    pixels: torch.Tensor,
+    pixels: Voxels,
     device: Device,
     preparation: Preparation,
     stride: int,
@@ -68,7 +70,7 @@ def sweep(
 
 def sweep_blocks(
     network: Network,
-    pixels: torch.Tensor,
+    pixels: Voxels,
     device: Device,
     preparation: Preparation,
     stride: int,
@@ -76,6 +78,7 @@ def sweep_blocks(
     done: Done,
     classes: int = 0,
     logits: bool = False,
+    crew: Crew | None = None,
 ) -> None:
     """Put all windows of a prepared volume through a network, blend them, and hand out each block that is done.
 
@@ -85,7 +88,7 @@ def sweep_blocks(
         From a batch of windows to ``(B, channels, *grid)``; for slices the grid is ``(h', w')``. The batch is used
         again, and what the network returns is written over.
     pixels
-        ``(C, d, h, w)`` as `inspection_core.prepare.prepare` gives them.
+        ``(C, d, h, w)``: the `volume` of what `inspection_core.prepare.prepare` gives.
     device
         Batches have its size, padded with zeros, so that company changes nothing.
     preparation
@@ -102,6 +105,8 @@ def sweep_blocks(
         says, and handed out without the background, which is what is left to 1. 0 for a network that gives none.
     logits
         The network gives logits in place of probabilities.
+    crew
+        Who blends; the caller alone if not given.
 
     Raises
     ------
@@ -110,6 +115,7 @@ def sweep_blocks(
     """
     import torch
 
+    crew = crew or Crew()
     flat = preparation.view != "volume"
     steps = (1, stride, stride) if flat else (stride,) * 3
     todo = volume_windows(pixels.shape[1:], preparation, stride, device.shrink)
@@ -123,7 +129,7 @@ def sweep_blocks(
 
     def out(place: Window, values: torch.Tensor) -> None:
         if averaged:
-            _softmax(values[: classes - 1])
+            _softmax(values[: classes - 1], crew)
         array = values.cpu().numpy()
         if seen is not None:
             lines = [np.arange(s.start, s.stop) * k // CELL for s, k in zip(place, steps, strict=True)]
@@ -133,7 +139,7 @@ def sweep_blocks(
     ramp = None if preparation.blend == "gaussian" else max(1, int(min(size[1:]) * preparation.overlap) // stride)
     on_grid = [tuple(slice(s.start // k, s.stop // k) for s, k in zip(w, steps, strict=True)) for w in todo]
     shape = cells(pixels.shape[1:], preparation, stride)
-    blend = Blend(on_grid, shape, channels - dropped, ramp, out, device.torch, order)
+    blend = Blend(on_grid, shape, channels - dropped, ramp, out, device.torch, order, crew)
     wanted = (device.batch, channels, *(grid[1:] if flat else grid))
 
     def add(parts: Sequence[int], given: torch.Tensor) -> None:
@@ -147,15 +153,15 @@ def sweep_blocks(
             if averaged and not logits:
                 values[:classes].clamp_min_(FLOOR).log_()
             if averaged or logits:
-                values[1:classes] -= values[:1]  # the softmax stays the same, and one channel less has to wait
+                _less_background(values[:classes], crew)
             values = values[dropped:]
             if logits and not averaged:
-                _softmax(values[: classes - 1])
+                _softmax(values[: classes - 1], crew)
             blend.add(on_grid[k], values[:, None] if flat else values)
 
     empty = [k for k, window in enumerate(todo) if seen is not None and not seen[_cells_of(window)].any()]
     jobs = _jobs(len(todo), frozenset(empty), device.batch)
-    feed = _Feed(pixels, todo, device, preparation.neighbours if flat else None, size)
+    feed = _Feed(_Layers(pixels, order[0], preparation.neighbours if flat else None), todo, device)
     cores = torch.get_num_threads()
     with torch.inference_mode(), torch_threads(1):
         for parts, batch in feed.batches(jobs):
@@ -170,13 +176,21 @@ def sweep_blocks(
             add(parts, given)
 
 
-def _softmax(values: torch.Tensor) -> None:
+def _less_background(values: torch.Tensor, crew: Crew) -> None:
+    """Take the first channel off the others, in place: a softmax stays the same, and one channel less has to wait."""
+    crew.share(lambda part: values[1:, part].sub_(values[:1, part]), pieces(values.shape[1:]))
+
+
+def _softmax(values: torch.Tensor, crew: Crew) -> None:
     """Turn ``(K, *grid)`` logits, those of the background taken off, into probabilities, in place."""
-    for part in pieces(values.shape[1:]):
-        some = values[:, part]
-        top = some.amax(dim=0).clamp_min_(0)  # the background's is 0
-        some.sub_(top).exp_()
-        some.div_(some.sum(dim=0).add_(top.neg_().exp_()))
+
+    def some(part: slice) -> None:
+        piece = values[:, part]
+        top = piece.amax(dim=0).clamp_min_(0)  # the background's is 0
+        piece.sub_(top).exp_()
+        piece.div_(piece.sum(dim=0).add_(top.neg_().exp_()))
+
+    crew.share(some, pieces(values.shape[1:]))
 
 
 def walk(shape: Sequence[int], preparation: Preparation, stride: int = 1, shrink: int = 1) -> tuple[int, ...]:
@@ -207,7 +221,7 @@ def cells(shape: Sequence[int], preparation: Preparation, stride: int) -> tuple[
     return (d // stride if preparation.view == "volume" else d, h // stride, w // stride)
 
 
-def foreground(pixels: torch.Tensor) -> NDArray[np.bool_]:
+def foreground(pixels: Voxels) -> NDArray[np.bool_]:
     """Return which cells of `CELL` voxels a side hold foreground, or touch one that does.
 
     Foreground is what is not 0 in every channel. The last cells of an axis may be cut.
@@ -238,23 +252,59 @@ def _jobs(count: int, empty: frozenset[int], batch: int) -> list[tuple[list[int]
     return jobs
 
 
+class _Layers:
+    """Cuts windows out of a volume. Their common layer is kept, since a scan that is normalised there and then is slow.
+
+    Parameters
+    ----------
+    pixels
+        ``(C, d, h, w)``.
+    axis
+        The outermost, along which windows with the same planes follow each other.
+    neighbours
+        Planes on either side that slices are seen with; None for a volume.
+    """
+
+    def __init__(self, pixels: Voxels, axis: int, neighbours: int | None) -> None:
+        self._pixels, self._axis, self._neighbours = pixels, axis, neighbours
+        self._line = slice(0, 0)
+        self._layer: torch.Tensor | None = None
+
+    def form(self, window: Window) -> tuple[int, ...]:
+        """Return the shape of what `cut` gives."""
+        channels, size = len(self._pixels), [s.stop - s.start for s in window]
+        return (channels, *size) if self._neighbours is None else ((2 * self._neighbours + 1) * channels, *size[1:])
+
+    def cut(self, window: Window) -> torch.Tensor:
+        """Return a window ``(C, *size)``, or a slice ``((2 k + 1) * C, h, w)`` with the lowest plane first."""
+        line = window[self._axis]
+        if self._layer is None or line != self._line:
+            self._layer = None  # goes before the next one comes
+            at: list[Any] = [slice(None)] * 4
+            at[1 + self._axis] = line if self._neighbours is None else self._planes(line.start, self._neighbours)
+            self._layer, self._line = self._pixels[tuple(at)], line
+        inner = (slice(None), *(slice(None) if a == self._axis else s for a, s in enumerate(window)))
+        part = self._layer[inner]
+        return part if self._neighbours is None else part.movedim(1, 0).reshape(-1, *part.shape[2:])
+
+    def _planes(self, z: int, neighbours: int) -> list[int]:
+        last = self._pixels.shape[1] - 1
+        return [min(max(z + k, 0), last) for k in range(-neighbours, neighbours + 1)]
+
+
 class _Feed:
     """Brings batches of windows to the device; on CUDA the next one is copied while the network is at work.
 
     There two pinned buffers are filled in turn, and copied by a stream of their own.
     """
 
-    def __init__(
-        self, pixels: torch.Tensor, todo: Sequence[Window], device: Device, neighbours: int | None, size: Sequence[int]
-    ) -> None:
+    def __init__(self, layers: _Layers, todo: Sequence[Window], device: Device) -> None:
         import torch
 
-        self._pixels, self._todo, self._device, self._neighbours = pixels, todo, device, neighbours
-        flat = neighbours is not None
+        self._layers, self._todo, self._device = layers, todo, device
         self._ahead = device.torch.type == "cuda"
-        form = ((2 * (neighbours or 0) + 1) * len(pixels), *size[1:]) if flat else (len(pixels), *size)
         self._hosts = [
-            torch.zeros((device.batch, *form), dtype=torch.float32, pin_memory=self._ahead)
+            torch.zeros((device.batch, *layers.form(todo[0])), dtype=torch.float32, pin_memory=self._ahead)
             for _ in range(1 + self._ahead)
         ]
         self._stream = cast("Any", torch.cuda.Stream)(device.torch) if self._ahead else None
@@ -290,11 +340,7 @@ class _Feed:
         if self._copied[slot] is not None:
             self._copied[slot].synchronize()  # before it is filled again
         for place, k in zip(host, parts, strict=False):
-            window = self._todo[k]
-            flat = self._neighbours is not None
-            place.copy_(
-                _cut(self._pixels, window, self._neighbours or 0) if flat else self._pixels[(slice(None), *window)]
-            )
+            place.copy_(self._layers.cut(self._todo[k]))
         host[len(parts) :].zero_()
         if self._stream is None:
             return host.to(self._device.torch)
@@ -311,12 +357,3 @@ class _Feed:
             now = torch.cuda.current_stream(self._device.torch)
             now.wait_stream(self._stream)
             batch.record_stream(now)
-
-
-def _cut(pixels: torch.Tensor, window: Window, neighbours: int) -> torch.Tensor:
-    """Return the channels of a plane and its neighbours, ``((2 k + 1) * C, h, w)``, the lowest plane first."""
-    z, *rest = window
-    last = pixels.shape[1] - 1
-    planes = [min(max(z.start + k, 0), last) for k in range(-neighbours, neighbours + 1)]
-    cut = pixels[:, planes][:, :, rest[0], rest[1]]
-    return cut.movedim(1, 0).reshape(-1, *cut.shape[2:])

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from inspection_core.crew import Crew
 from inspection_core.errors import GeometryError
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ GAUSSIAN_FLOOR = 1e-3
 HALF_ABOVE = 8 << 20
 """Bytes above which sums that wait for later windows are kept as float16. Sums are added in float32; rounding a part
 that waits costs at most 5e-4 of it."""
-PIECE = 1 << 16
+PIECE = 1 << 15
 """Cells that are weighed, normalised or decided at a time."""
 
 Window = tuple[slice, ...]
@@ -179,6 +180,8 @@ class Blend:
         Where sums are kept: that of the values.
     order
         All axes, the outermost first; index order if not given. `least_held` gives the one that takes the least memory.
+    crew
+        Who does it; the caller alone if not given.
 
     Raises
     ------
@@ -195,7 +198,9 @@ class Blend:
         done: Callable[[Window, torch.Tensor], None],
         device: torch.device | None = None,
         order: Sequence[int] = (),
+        crew: Crew | None = None,
     ) -> None:
+        self._crew = crew or Crew()
         self._shape = tuple(shape)
         self._ramp = ramp
         self._done = done
@@ -207,7 +212,7 @@ class Blend:
             raise GeometryError("The windows must cover the whole grid. Some cells lie in none.")
         order = tuple(order) or tuple(range(len(shape)))
         self._stages = [
-            _Stage(axis, self._lines[axis], channels, size, order[order.index(axis) + 1 :], device)
+            _Stage(axis, self._lines[axis], channels, size, order[order.index(axis) + 1 :], self._crew, device)
             for axis, size in _waiting(self._lines, self._shape, order)
         ]
         self._kept: dict[Any, torch.Tensor] = {}
@@ -218,16 +223,18 @@ class Blend:
 
         with torch.inference_mode():
             values = values.contiguous()
-            for part in pieces(values.shape[1:]):
-                place = (slice(window[0].start + part.start, window[0].start + part.stop), *window[1:])
-                values[:, part] *= self._weight(window, place, values.device)
-            place = window
+            self._crew.share(
+                lambda part: values[:, part].mul_(self._weight(window, _planes(window, part), values.device)),
+                pieces(values.shape[1:]),
+            )
+            block, place = values, window
             for stage in self._stages:
-                values, place = stage.take(values, place)
-            for part in pieces(values.shape[1:]):
-                inner = (slice(place[0].start + part.start, place[0].start + part.stop), *place[1:])
-                values[:, part] /= self._total(inner, values.device)
-            self._done(place, values)
+                block, place = stage.take(block, place)
+            self._crew.share(
+                lambda part: block[:, part].div_(self._total(_planes(place, part), block.device)),
+                pieces(block.shape[1:]),
+            )
+            self._done(place, block)
 
     def _weight(self, window: Window, part: Window, device: torch.device) -> torch.Tensor:
         """Return the weights of a window in a part of it."""
@@ -303,6 +310,11 @@ def pieces(shape: Sequence[int]) -> Iterator[slice]:
         yield slice(first, min(first + step, shape[0]))
 
 
+def _planes(block: Window, part: slice) -> Window:
+    """Return the place of some planes of a block."""
+    return (slice(block[0].start + part.start, block[0].start + part.stop), *block[1:])
+
+
 class _Stage:
     """One axis of a `Blend`: adds what waits, passes on what is done, keeps the rest.
 
@@ -316,10 +328,12 @@ class _Stage:
         channels: int,
         size: Sequence[int],
         inner: Sequence[int],
+        crew: Crew,
         device: torch.device | None,
     ) -> None:
         import torch
 
+        self._crew = crew
         self._axis, self._inner = axis, frozenset(inner)
         self._ends = {a.start: b.start for a, b in itertools.pairwise(lines)}
         self._starts = {b.start: a.stop for a, b in itertools.pairwise(lines)}
@@ -334,12 +348,13 @@ class _Stage:
         met = self._starts.get(line.start, line.start) - line.start
         if met > 0:
             mine, theirs = values.narrow(dim, 0, met), waiting.narrow(dim, 0, met)
-            for part in pieces(mine.shape[1:]):  # of float16, torch makes a copy in float32 first
-                mine[:, part] += theirs[:, part]
+            # In pieces: of float16, torch makes a copy in float32 first.
+            self._crew.share(lambda part: mine[:, part].add_(theirs[:, part]), pieces(mine.shape[1:]))
         end = self._ends.get(line.start, line.stop)
         rest = line.stop - end
         if rest > 0:
-            waiting.narrow(dim, 0, rest).copy_(values.narrow(dim, end - line.start, rest))
+            kept, left = waiting.narrow(dim, 0, rest), values.narrow(dim, end - line.start, rest)
+            self._crew.share(lambda part: kept[:, part].copy_(left[:, part]), pieces(kept.shape[1:]))
         return values.narrow(dim, 0, end - line.start), (*place[:axis], slice(line.start, end), *place[axis + 1 :])
 
 

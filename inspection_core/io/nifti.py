@@ -441,6 +441,8 @@ def _stored(data: NDArray[Any], header: Any, dtype: DTypeLike | None) -> tuple[N
     kind = header.get_data_dtype()
     slope, inter = _scaling(header)
     if kind.fields is None and kind.kind in "uif" and int(header["vox_offset"]) >= 0 and header["datatype"] != 0:
+        if is_identity(slope, inter) and kind == data.dtype:
+            return data, True
         numbers = data if is_identity(slope, inter) else (data.astype(np.float64) - inter) / slope
         if kind.kind in "ui" and numbers.dtype.kind == "f":
             numbers = np.rint(numbers)
@@ -456,11 +458,11 @@ def _write(path: Path, header: Any, stored: NDArray[Any]) -> None:
     """Write header, extensions and numbers as they are: nibabel would work out a scaling of its own."""
     header["magic"] = header.single_magic
     header["vox_offset"] = header.single_vox_offset + header.extensions.get_sizeondisk()
-    if stored.dtype.fields is None:
-        stored = stored.astype(stored.dtype.newbyteorder(header.endianness), copy=False)
+    kind = stored.dtype.newbyteorder(header.endianness) if stored.dtype.fields is None else stored.dtype
     with gzip.GzipFile(path, "wb", mtime=0) if path.name.endswith(".gz") else path.open("wb") as file:
         header.write_to(file)
-        file.write(stored.tobytes(order="F"))
+        for place in np.ndindex(stored.T.shape[:-2]):  # plane by plane: the bytes of all are as large as the array
+            file.write(stored.T[place].astype(kind, copy=False).tobytes())
 
 
 def _describe(header: Any, description: str) -> None:

@@ -9,6 +9,7 @@ for each shape that comes; the last few are kept.
 from __future__ import annotations
 
 import functools
+import itertools
 import queue
 import tempfile
 import threading
@@ -147,6 +148,47 @@ def _sum_in_short_runs(model: Any) -> None:
         node.output(0).replace(op.divide(centred, scale).output(0))
 
 
+FEW = 8
+"""Channels up to which a transposed convolution leaves at least half of a processor's widest registers empty."""
+
+
+def _spread_channels(model: Any) -> None:
+    """Turn transposed convolutions that double a grid, and give few channels, into plain ones with many.
+
+    OpenVINO computes the channels of a voxel side by side. A U-Net's last step to the full grid gives as few as there
+    are classes. Here all voxels that a cell becomes, eight of a volume, are channels of one convolution, and are then
+    spread over space. Along an axis, the even one of a cell's two voxels is the cell by the middle tap; the odd one is
+    the cell by the last tap and the next cell by the first.
+    """
+    from openvino import opset13 as op
+
+    for node in model.get_ordered_ops():
+        if node.get_type_name() != "ConvolutionBackpropData" or node.get_input_size() != 2:
+            continue
+        given, how = node.input_value(1).get_node(), node.get_attributes()
+        if given.get_type_name() != "Constant":
+            continue
+        weights = given.data  # (channels in, channels out, *taps)
+        axes = weights.ndim - 2
+        doubled = {"strides": 2, "dilations": 1, "pads_begin": 1, "pads_end": 1, "output_padding": 1}
+        if (
+            weights.shape[2:] != (3,) * axes
+            or weights.shape[1] > FEW
+            or any(list(how[name]) != [value] * axes for name, value in doubled.items())
+        ):
+            continue
+        taps = (((0, 1),), ((0, 2), (1, 0)))  # of the even and the odd voxel: cell, from this one, and tap
+        spread = np.zeros((*(2,) * axes, *weights.shape[1::-1], *(2,) * axes), weights.dtype)
+        for voxel in itertools.product((0, 1), repeat=axes):
+            for pairs in itertools.product(*(taps[v] for v in voxel)):
+                cell, tap = zip(*pairs, strict=True)
+                spread[(*voxel, slice(None), slice(None), *cell)] = weights[(slice(None), slice(None), *tap)].T
+        many = spread.reshape(-1, weights.shape[0], *(2,) * axes)
+        none, one = [0] * axes, [1] * axes
+        cells = op.convolution(node.input_value(0), op.constant(many), one, none, one, one)
+        node.output(0).replace(op.depth_to_space(cells, "blocks_first", 2).output(0))
+
+
 class Compiled:
     """A network that runs in OpenVINO. Threads may call it at the same time.
 
@@ -195,6 +237,7 @@ class Compiled:
         model = self.model.clone()
         model.reshape(list(shape))
         _sum_in_short_runs(model)
+        _spread_channels(model)
         cores = devices.threads()
         calls = 1 if self._alone else cores
         settings = {

@@ -413,3 +413,21 @@ def test_diameters_do_not_depend_on_how_the_array_is_turned(order, spacing):
     assert len(found) > 1
     figures = [sorted((f.size, f.long_axis, f.short_axis) for f in some) for some in (found, again)]
     assert np.allclose(*figures)
+
+
+def test_findings_of_another_mask_cannot_be_dismissed():
+    labels = np.array([[1, 0, 1]], np.uint8)
+    _, findings = find_labelled(labels, labels * 0.4, Geometry.pixels((1, 3)), "a")
+    judged = [replace(f, confidence=0.0, calibrated=True) for f in findings]
+    with pytest.raises(GeometryError, match="one has no region of its own"):
+        dismiss(np.array([[1, 1, 0]], np.uint8), judged, "a", 0.5)
+
+
+@pytest.mark.parametrize("copy", [True, False])
+def test_labels_may_become_the_mask(copy):
+    labels, score = np.array([[2, 2, 0, 1]], np.uint8), np.full((1, 4), 0.5)
+    mask, findings = find_labelled(labels, score, Geometry.pixels((1, 4)), "ab", min_size=2, copy=copy)
+    assert mask.tolist() == [[2, 2, 0, 0]]
+    assert [f.label for f in findings] == ["b"]
+    assert labels.tolist() == ([[2, 2, 0, 1]] if copy else mask.tolist())
+    assert np.shares_memory(mask, labels) is not copy

@@ -13,6 +13,7 @@ from inspection_core.engine import LoadedModel
 from inspection_core.errors import GeometryError, ModelError
 from inspection_core.geometry import Geometry
 from inspection_core.image import Image
+from inspection_core.normalise import Normalised
 from inspection_core.prepare import prepare
 from inspection_core.sweep import sweep, sweep_blocks, volume_windows, walk
 from inspection_core.tiling import Blend, Stitcher, gaussian_weight, least_held, windows
@@ -296,3 +297,61 @@ def test_a_volume_begins_anew_on_each_rung(tmp_path):
     assert rung.batch == 1
     assert np.array_equal(found.score, expected.score)
     assert np.array_equal(found.mask, expected.mask)
+
+
+@pytest.mark.parametrize("scale", [1.0, 0.5])
+@pytest.mark.parametrize("average", ["logits", "probabilities"])
+def test_the_number_of_threads_changes_no_bit(average, scale, tmp_path, monkeypatch):
+    """Also where sums wait as float16, and where a plane of the scan is interpolated between two layers."""
+    monkeypatch.setattr(tiling, "PIECE", 50)
+    monkeypatch.setattr(tiling, "HALF_ABOVE", 1000)
+    way = preparation(window=(0.0, 1.0), window_size=(8, 8, 8), multiple=1, short_side=0, average=average, scale=scale,
+                      blend="gaussian")  # fmt: skip
+    card = ModelCard(
+        "m", "1", "x", "segmentation", ("CT",), "s", classes=("a", "b"), preparation=way, policy=Policy(kind="band")
+    )
+
+    class Levels:
+        stride, offset = 1, 0.0
+
+        def __call__(self, batch):
+            return torch.cat([batch, 1 - batch, torch.full_like(batch, 0.6)], dim=1).softmax(dim=1)
+
+        def to(self, device):
+            pass
+
+    pixels = np.random.default_rng(0).random((1, 24, 20, 28), np.float32)
+    prepared = prepare(Image(pixels, Geometry.from_spacing(pixels.shape[1:], (1, 1, 1)), ("CT",)), card)
+    found = []
+    for threads in (1, 2, 4):
+        monkeypatch.setattr("inspection_core.device.blenders", lambda device, threads=threads: threads)
+        one, _ = LoadedModel(card, tmp_path, Levels(), CPU).run_classes(prepared)
+        found.append((one.score.tobytes(), one.mask.tobytes()))
+    assert found[0] == found[1] == found[2]
+    assert len(set(found[0][1])) == 3
+
+
+@pytest.mark.parametrize("neighbours", [0, 1])
+@pytest.mark.parametrize("view", ["volume", "slices"])
+@pytest.mark.parametrize("skip", [False, True])
+def test_a_scan_that_is_normalised_on_demand_gives_what_its_tensor_does(view, neighbours, skip):
+    """Windows of every layer, along whichever axis is the outermost."""
+    for shape in ((18, 8, 10), (8, 18, 10), (8, 10, 18)):
+        array = np.random.default_rng(0).integers(0, 200, (2, *shape)).astype(np.int16)
+        array[:, 5:] = 0
+        size = (6, 6, 6) if view == "volume" else (6, 6)
+        way = preparation(view, window=(0.0, 100.0), window_size=size, multiple=1, short_side=0,
+                          neighbours=neighbours * (view == "slices"), skip_background=skip)  # fmt: skip
+        card = ModelCard("m", "1", "x", "segmentation", ("T1", "T2"), "s", preparation=way)
+        prepared = prepare(Image(array, Geometry.from_spacing(shape, (1, 1, 1)), card.channels), card)
+        assert isinstance(prepared.voxels, Normalised)
+
+        def blur(batch):
+            conv = torch.nn.functional.conv3d if batch.ndim == 5 else torch.nn.functional.conv2d
+            kernel = torch.linspace(0, 1, batch.shape[1] * 3 ** (batch.ndim - 2)).reshape(
+                1, batch.shape[1], *(3,) * (batch.ndim - 2)
+            )
+            return conv(batch, kernel, padding=1)
+
+        expected = sweep(blur, prepared.pixels, CPU, way, 1, 1)
+        assert np.array_equal(sweep(blur, prepared.volume, CPU, way, 1, 1), expected)

@@ -3,6 +3,7 @@
 import csv
 import gzip
 import struct
+import tracemalloc
 
 import nibabel as nib
 import numpy as np
@@ -251,6 +252,22 @@ def test_half_a_pair(tmp_path):
     (tmp_path / "a.img").unlink()
     with pytest.raises(ReadError, match="half of a NIfTI pair"):
         read_nifti(tmp_path / "a.hdr")
+
+
+@pytest.mark.parametrize("how", ["a type", "the source's header"])
+def test_what_is_written_is_not_copied_as_a_whole(how, tmp_path):
+    array = np.random.default_rng(0).normal(size=(1, 40, 200, 200)).astype(np.float32)
+    image = Image(array, Geometry.from_spacing(array.shape[1:], (2.0, 1.0, 1.0)), ("score",))
+    write_nifti(tmp_path / "a.nii", image)  # imports and caches are not counted
+    header = read_nifti_scan(tmp_path / "a.nii").header if how == "the source's header" else None
+    tracemalloc.start()
+    try:
+        write_nifti(tmp_path / "b.nii.gz", image, header=header, dtype=np.float32 if header is None else None)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 0.3 * array.nbytes
+    assert np.array_equal(read_nifti(tmp_path / "b.nii.gz").array, array)
 
 
 def test_other_suffixes_are_not_written(tmp_path, oblique_image):

@@ -13,7 +13,7 @@ from inspection_core.device import Device
 from inspection_core.engine import Engine
 from inspection_core.infer import measure
 from inspection_core.models.backbone import Backbone
-from inspection_core.models.compiled import SHAPES, Compiled, convert, read, written
+from inspection_core.models.compiled import FEW, SHAPES, Compiled, _spread_channels, convert, read, written
 from inspection_core.models.views import Describer, View
 
 TORCH, OPENVINO = Device("cpu"), Device("cpu", 1, "openvino")
@@ -100,6 +100,31 @@ def test_other_normalisations_stay_as_they_are():
     network = torch.nn.Sequential(torch.nn.GroupNorm(2, 4), torch.nn.LayerNorm(8), torch.nn.InstanceNorm2d(4)).eval()
     batch = torch.rand((1, 4, 8, 8), generator=torch.Generator().manual_seed(0))
     assert np.allclose(Compiled(convert(network, batch))(batch.numpy())[0], network(batch).detach().numpy(), atol=1e-5)
+
+
+UP = {"stride": 2, "padding": 1, "output_padding": 1}
+# name: (transposed convolution, its input, whether it is turned into a plain one)
+TRANSPOSED = {
+    "a volume": (torch.nn.ConvTranspose3d(6, 4, 3, **UP), (1, 6, 5, 4, 7), True),
+    "a picture": (torch.nn.ConvTranspose2d(6, 3, 3, **UP), (1, 6, 5, 8), True),
+    "no bias": (torch.nn.ConvTranspose3d(3, 1, 3, bias=False, **UP), (1, 3, 4, 4, 4), True),
+    "many channels": (torch.nn.ConvTranspose3d(4, FEW + 1, 3, **UP), (1, 4, 4, 4, 4), False),
+    "another size": (torch.nn.ConvTranspose3d(4, 2, 2, stride=2), (1, 4, 4, 4, 4), False),
+    "another border": (torch.nn.ConvTranspose3d(4, 2, 3, stride=2, padding=1), (1, 4, 4, 4, 4), False),
+    "groups": (torch.nn.ConvTranspose2d(4, 4, 3, groups=2, **UP), (1, 4, 4, 4), False),
+}
+
+
+@pytest.mark.parametrize(("network", "shape", "turned"), TRANSPOSED.values(), ids=TRANSPOSED)
+def test_transposed_convolutions_are_those_of_torch(network, shape, turned):
+    batch = torch.rand(shape, generator=torch.Generator().manual_seed(0))
+    network = network.eval().requires_grad_(False)
+    found = Compiled(convert(network, batch), alone=True)(batch.numpy())[0]
+    assert np.allclose(found, network(batch).numpy(), atol=1e-5)
+    model = convert(network, batch)
+    model.reshape(list(shape))
+    _spread_channels(model)
+    assert any("ConvolutionBackpropData" in node.get_type_name() for node in model.get_ops()) is not turned
 
 
 GIVEN_BACK = """
