@@ -174,6 +174,7 @@ def sweep_blocks(
                 given = network(batch)
             feed.ahead()
             add(parts, given)
+            del given  # before the network makes the next
 
 
 def _less_background(values: torch.Tensor, crew: Crew) -> None:
