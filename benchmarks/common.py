@@ -158,9 +158,15 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> 
     return {"title": title, "columns": list(columns), "rows": [list(row) for row in rows]}
 
 
-def plot(name: str, x: str, y: str, series: dict[str, Sequence[tuple[float, float]]]) -> dict[str, Any]:
-    """Return a plot as the JSON holds it: lines of points ``(x, y)`` by their label, on logarithmic axes."""
-    return {"name": name, "x": x, "y": y, "series": {k: [list(p) for p in points] for k, points in series.items()}}
+def plot(
+    name: str, x: str, y: str, series: dict[str, Sequence[tuple[float, float]]], from_zero: bool = False
+) -> dict[str, Any]:
+    """Return a plot as the JSON holds it: lines of points ``(x, y)`` by their label.
+
+    Axes are logarithmic; that of y is linear and begins at 0 where `from_zero` says so.
+    """
+    lines = {label: [list(point) for point in points] for label, points in series.items()}
+    return {"name": name, "x": x, "y": y, "from_zero": from_zero, "series": lines}
 
 
 def write_json(
@@ -214,7 +220,8 @@ def render(result: dict[str, Any], images: str = "") -> str:
     if result["notes"]:
         parts.append("\n".join(f"- {note}" for note in result["notes"]))
     if images:
-        parts += [f"![{p['y']} against {p['x']}]({images}/{p['name']}.svg)" for p in result["plots"]]
+        plots = [f"![{p['y']} against {p['x']}]({images}/{p['name']}.svg)" for p in result["plots"]]
+        parts += ["\n".join(plots)] if plots else []  # one paragraph: they stand side by side where there is room
     return "\n\n".join([*parts, about(result["machine"])])
 
 

@@ -227,7 +227,7 @@ def plots(axis: str, points: list[dict[str, Any]]) -> list[dict[str, Any]]:
             values = [run[key] for run in point["runs"] if key in run]
             if values:
                 series.setdefault(point["line"], []).append((point["at"], float(np.median(values))))
-        made.append(plot(f"scaling-{axis}-{name}", AXES[axis], KEYS[key], series))
+        made.append(plot(f"scaling-{axis}-{name}", AXES[axis], KEYS[key], series, from_zero=name == "memory"))
     return made
 
 

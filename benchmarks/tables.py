@@ -41,12 +41,24 @@ def draw(plot: dict, path: Path) -> None:
 
     mpl.use("svg")
     mpl.rcParams["svg.hashsalt"] = path.stem  # the same figures give the same file
+    mpl.rcParams["svg.fonttype"] = "none"  # words stay words
     from matplotlib import pyplot as plt
+    from matplotlib.ticker import LogLocator, NullFormatter, NullLocator, StrMethodFormatter
 
-    figure, axes = plt.subplots(figsize=(6, 4), layout="constrained")
+    figure, axes = plt.subplots(figsize=(4.5, 3.4), layout="constrained")
     for label, points in plot["series"].items():
         axes.plot(*zip(*points, strict=True), marker="o", label=label)
-    axes.set(xscale="log", yscale="log", xlabel=plot["x"], ylabel=plot["y"])
+    axes.set(xscale="log", xlabel=plot["x"], ylabel=plot["y"])
+    places = sorted({x for points in plot["series"].values() for x, _ in points})
+    axes.set_xticks(places, [f"{x:,.3g}" if x < 1000 else f"{x:,.0f}" for x in places], minor=False)
+    axes.xaxis.set_minor_locator(NullLocator())
+    if plot.get("from_zero"):
+        axes.set_ylim(0, 1.15 * axes.get_ylim()[1])
+    else:
+        axes.set_yscale("log")
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_minor_formatter(NullFormatter())
+    axes.yaxis.set_major_formatter(StrMethodFormatter("{x:,g}"))
     axes.grid(visible=True, which="both", alpha=0.3)
     axes.legend()
     figure.savefig(path, metadata={"Date": None})
