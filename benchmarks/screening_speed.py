@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -194,6 +195,7 @@ def main() -> int:
     parser = arguments("screening_speed", __doc__)
     parser.add_argument("--peer", default=os.environ.get("INSPECTION_PEER"), help="python of the peer's environment")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--copies", type=int, default=4, help="of each image: a run of few would measure its ends")
     parser.add_argument("--presets", nargs="+", default=["fast", "accurate"])
     parser.add_argument("--sets", nargs="*", default=list(SETS), choices=list(SETS), help="whose AUROC is measured")
     parser.add_argument("--alone", action="store_true", help="without the peer")
@@ -204,12 +206,12 @@ def main() -> int:
     if not (options.peer or options.alone):
         return left_out("needs anomalib's environment, by --peer or INSPECTION_PEER; --alone measures ours alone")
     dataset = industrial / SETS["ball_screw"]
-    good, all_images = list_images(dataset / "train" / "good"), list_images(dataset / "test")
+    good, own_images = list_images(dataset / "train" / "good"), list_images(dataset / "test")
     facts = machine(PACKAGES, options.device)
     peer = None if options.alone else Peer(options.peer, os.cpu_count() or 1)
     if peer is not None:
         facts["versions"]["anomalib"] = peer.versions["anomalib"]
-    images = f"{len(all_images)} images of ball_screw/test, JPEG of 1130 x 460"
+    images = f"{len(own_images)} images of ball_screw/test, {options.copies} times, JPEG of 1130 x 460"
     result: dict[str, Any] = {"images": images, "auroc": {}}
 
     def publish() -> str:
@@ -217,6 +219,11 @@ def main() -> int:
         return render(write_json(options.out, facts, made, result, notes))
 
     with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch) / "images"
+        folder.mkdir()
+        for number, path in enumerate(own_images * options.copies):
+            shutil.copyfile(path, folder / f"{number:05d}{path.suffix}")
+        all_images = list_images(folder)
         models: dict[str, LoadedModel] = {}
         for preset in options.presets:
             out = Path(scratch) / preset
@@ -244,27 +251,27 @@ def main() -> int:
             memories["anomalib PatchCore, 1 %"] = its["numbers"]
             memories["anomalib PatchCore, 10 %"] = greedy_coreset(vectors, patches // 10)[0].tolist()
         for model in models.values():
-            rate(dataset / "test", model)  # compiles, and warms the file cache
+            rate(folder, model)  # compiles, and warms the file cache
         result["rounds"] = []
         for number in range(options.rounds):
-            turn = {name: rate(dataset / "test", model) for name, model in models.items()}
+            turn = {name: rate(folder, model) for name, model in models.items()}
             for name, chosen in memories.items():
                 took = peer.ask(do="score", images=[str(p) for p in all_images], file=file, numbers=chosen)
                 turn[name] = {key: took[k] / len(all_images) * 1e3 for key, k in KEYS.items()}
             result["rounds"].append(turn)
             print(number, {name: round(one["ms"], 1) for name, one in turn.items()}, flush=True)
         if options.device == "cpu":
-            result["stages"] = stages(all_images[:40], models["ours, fast"])
+            result["stages"] = stages(own_images[:40], models["ours, fast"])
             result["limits"] = limits(all_images, models["ours, fast"])
         publish()  # of a run that is cut short, this much is there
         for name in options.sets:
-            folder, out = industrial / SETS[name], Path(scratch) / f"{name}-auroc"
-            if folder == dataset:
+            whole, out = industrial / SETS[name], Path(scratch) / f"{name}-auroc"
+            if whole == dataset:
                 out = Path(scratch) / "fast"
             else:
-                learn.fit(folder, out, preset="fast", device=options.device)
+                learn.fit(whole, out, preset="fast", device=options.device)
             devices = dict.fromkeys((options.device, "cpu/torch"))
-            result["auroc"][name] = {device: image_auroc(folder, Engine(device).load(out)) for device in devices}
+            result["auroc"][name] = {device: image_auroc(whole, Engine(device).load(out)) for device in devices}
             print(name, result["auroc"][name], flush=True)
         print(publish())
     return 0
