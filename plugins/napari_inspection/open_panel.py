@@ -143,13 +143,17 @@ class Inputs(QAbstractTableModel):
         if column == 3 and result is not None and result.score is not None:
             return f"{result.score:.3g}"
         if column == 4:
-            if at in self.trouble:
-                return self.trouble[at]
-            return result.error if result is not None and result.error else files.verdict(item)
+            error = self.trouble.get(at) or (result.error if result is not None else "")
+            return _without_path(error, item) if error else files.verdict(item)
         return ""
 
     def _on_picture(self, at: int) -> None:
         self.dataChanged.emit(self.index(at, 0), self.index(at, 0), [Qt.ItemDataRole.DecorationRole])
+
+
+def _without_path(line: str, item: Input) -> str:
+    """Return why an input cannot be read, without its path in front: the row has its name, and little room."""
+    return line.removeprefix(str(item.files[0])).strip()
 
 
 class Filtered(QSortFilterProxyModel):
