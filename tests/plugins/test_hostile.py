@@ -172,6 +172,7 @@ def test_rows_that_cannot_be_opened_say_why_and_the_list_goes_on(panel, until, t
     for name, word in (("b", "truncated"), ("c", "empty"), ("d", "JPEG"), ("e", "does not exist")):
         assert said[f"{name}.png"][0] == "failed"
         assert word in said[f"{name}.png"][1]
+        assert str(folder) not in said[f"{name}.png"][1], "the reason, and not the path, is what there is room for"
     assert not panel.opening.table.isColumnHidden(4)
     header = panel.opening.table.horizontalHeader()
     assert header.length() <= panel.opening.table.viewport().width(), "nothing is beside the picture's edge"
