@@ -371,6 +371,7 @@ def _pyramid(array: NDArray[Any], meta: dict[str, Any]) -> LayerData:
     levels = [da.from_array(array, chunks=(2048, 2048, *array.shape[2:]))]
     while max(levels[-1].shape[:2]) > 1024:
         last = levels[-1]
-        even = last[: last.shape[0] // 2 * 2, : last.shape[1] // 2 * 2]
-        levels.append(da.coarsen(np.mean, even, {0: 2, 1: 2}).astype(array.dtype))
+        half = {axis: min(2, last.shape[axis]) for axis in (0, 1)}  # a line stays a line
+        even = last[tuple(slice(last.shape[axis] // by * by) for axis, by in half.items())]
+        levels.append(da.coarsen(np.mean, even, half).astype(array.dtype))
     return levels, {**meta, "multiscale": True}, "image"

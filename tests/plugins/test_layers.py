@@ -138,6 +138,15 @@ class TestLayers:
         assert [level.shape for level in levels] == [(5000, 4200), (2500, 2100), (1250, 1050), (625, 525)]
 
     @pytest.mark.parametrize(
+        ("shape", "last"), [((3, 5000), (1, 625)), ((1, 5000), (1, 625)), ((9000, 2), (562, 1)), ((5000, 5), (625, 1))]
+    )
+    def test_a_pyramid_of_a_few_lines_keeps_one(self, shape, last):
+        picture = np.full((1, *shape), 7, np.uint8)
+        ((levels, _, _),) = layers.image_layers(case(picture, Geometry.pixels(shape), ("grey",)))
+        assert levels[-1].shape == last
+        assert (np.asarray(levels[-1]) == 7).all()
+
+    @pytest.mark.parametrize(
         ("values", "want"),
         [
             (np.linspace(0, 100, 1000), (0.5, 99.5)),
