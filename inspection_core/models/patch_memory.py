@@ -307,10 +307,16 @@ def load(folder: Path, card: ModelCard, device: Device) -> PatchMemory:
             f"The memory's patches come from {int(origins[:, 0].max()) + 1} good images. The card in {folder} names "
             f"{len(names)}; copy the model folder again, or fit it anew."
         )
+    memories = [_memory(stored, i, network.dim) for i in range(len(views))]
+    if memories and len(origins) != len(memories[0]):
+        raise ModelError(
+            f"The weights' 'origins' should have a row for each of {len(memories[0])} references. Got {len(origins)}; "
+            "fit the model anew."
+        )
     predictor = PatchMemory(
         Describer(network, views, graphs),
-        [_memory(stored, i, network.dim) for i in range(len(views))],
-        [weights.take(stored, f"density.{i}", 1) for i in range(len(views))],
+        memories,
+        [_density_of(stored, i, memory) for i, memory in enumerate(memories)],
         origins,
         names,
         smoothing,
@@ -336,12 +342,24 @@ def _memory(stored: Mapping[str, Tensor], number: int, dim: int) -> Memory:
             f"The weights' 'memory.{number}' should hold all {dim} features of the backbone. Got {vectors.shape[1]}; "
             "fit the model anew."
         )
+    if not len(vectors):
+        raise ModelError(f"The weights' 'memory.{number}' is empty, so nothing can be compared; fit the model anew.")
     if basis is not None and (basis.ndim != 2 or len(basis) != vectors.shape[1]):
         raise ModelError(
             f"The weights' 'basis.{number}' should have one row for each of {vectors.shape[1]} features. "
             f"Got shape {tuple(basis.shape)}."
         )
     return Memory(vectors, basis)
+
+
+def _density_of(stored: Mapping[str, Tensor], number: int, memory: Memory) -> Tensor:
+    density = weights.take(stored, f"density.{number}", 1)
+    if len(density) != len(memory):
+        raise ModelError(
+            f"The weights' 'density.{number}' should have a number for each of {len(memory)} references. "
+            f"Got {len(density)}; fit the model anew."
+        )
+    return density
 
 
 def _check(views: Sequence[View], smoothing: float, offset: float) -> None:

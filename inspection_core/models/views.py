@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import threading
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -150,13 +151,27 @@ class Describer:
 
     def _graph(self, number: int, batch: Tensor) -> Any:
         if self._graphs:
-            try:
-                return read(*self._graphs[number])
-            except RuntimeError:  # of another version of OpenVINO; the network itself is there too
-                self._graphs = ()
+            with suppress(RuntimeError):  # of another version of OpenVINO; the network itself is there too
+                kept = read(*self._graphs[number])
+                if self._fits(kept, number):
+                    return kept
+            self._graphs = ()
         self.backbone.build()
         # Written and read once: what is compiled is then the same, to the bit, as where a model brings its graph.
         return read(*written(convert(self._networks[number], batch)))
+
+    def _fits(self, model: Any, number: int) -> bool:
+        """Say whether a graph takes and gives what the network of a pass does: another one would fail far from here."""
+        views = len(self._networks[number].views)
+        if len(model.inputs) != 1 or len(model.outputs) != views:
+            return False
+        (given,), made = model.inputs, model.outputs
+        shapes = [port.get_partial_shape() for port in (given, *made)]
+        return (
+            all(port.get_element_type().get_type_name() == "f32" for port in (given, *made))
+            and all(len(shape) == 4 for shape in shapes if shape.rank.is_static)
+            and all(shape.rank.is_static and shape[3] == self.backbone.dim for shape in shapes[1:])
+        )
 
 
 def blurred(batch: Tensor, sigma: float) -> Tensor:

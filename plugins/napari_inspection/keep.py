@@ -298,5 +298,21 @@ def _study_of(case: Case, listing: Listing | None, channels: tuple[str, ...]) ->
     studies = for_channels(listing, channels)
     if not studies.inputs:
         raise ReadError(studies.refused[0][1] if studies.refused else needs)
-    item = next((i for i in studies.inputs if case.item is not None and i.given == case.item.given), studies.inputs[0])
+    of_case = (i for i in studies.inputs if case.item is not None and _is_part(case.item, i))
+    item = next(of_case, None)  # of no other study: its findings would be taken for this one's
+    if item is None:
+        raise ReadError(f"{case.name} is part of no whole study in the list. {needs}")
     return make_case(open_input(item, channels), item.name, item)
+
+
+def _is_part(item: Input, study: Input) -> bool:
+    """Say whether an input is of a study, also where the study does without it."""
+    from inspection_core.io.candidates import case_of
+
+    if item.volume is not None or study.volume is not None:
+        volumes = item.volume, study.volume
+        uids = {v.file.study_uid for v in volumes if v is not None}
+        return None not in volumes and len(uids) == 1 and item.given == study.given
+    file = item.files[0]
+    label = str(file.parent / case_of(file)).lower()
+    return bool(set(item.files) & set(study.files)) or (bool(study.parts) and label == study.label.lower())

@@ -222,13 +222,14 @@ def image_layers(case: Case) -> list[LayerData]:
         colour = np.moveaxis(shown[:3], 0, -1)
         limits = {} if colour.dtype == np.uint8 else {"contrast_limits": contrast(colour)}
         return [_pyramid(colour, {**common, **frame.kwargs(), **limits, "name": case.name, "rgb": True})]
+    grey = {**common, "rgb": False}  # else napari takes three or four voxels along the last axis for colours
     if len(image.channels) > SINGLE_CHANNELS:
-        meta = {**common, **frame.kwargs(lead=1), "name": case.name, "contrast_limits": contrast(shown)}
+        meta = {**grey, **frame.kwargs(lead=1), "name": case.name, "contrast_limits": contrast(shown)}
         return [(shown, meta, "image")]
     layers = []
     for k, channel in enumerate(image.channels):
         name = case.name if len(image.channels) == 1 else f"{case.name} {channel}"
-        meta = {**common, **frame.kwargs(), "name": name, "colormap": "gray", "visible": k == 0}
+        meta = {**grey, **frame.kwargs(), "name": name, "colormap": "gray", "visible": k == 0}
         meta["contrast_limits"] = own_window(case) or contrast(shown[k])
         layers.append(_pyramid(shown[k], meta))
     return layers
@@ -244,6 +245,7 @@ def score_layer(case: Case, prediction: Prediction, scale: tuple[float, float] |
     meta = {
         **case.frame.kwargs(),
         "name": "score",
+        "rgb": False,
         "colormap": SCORE_COLOURS,
         "opacity": 0.6,
         "blending": "additive",
@@ -371,6 +373,7 @@ def _pyramid(array: NDArray[Any], meta: dict[str, Any]) -> LayerData:
     levels = [da.from_array(array, chunks=(2048, 2048, *array.shape[2:]))]
     while max(levels[-1].shape[:2]) > 1024:
         last = levels[-1]
-        even = last[: last.shape[0] // 2 * 2, : last.shape[1] // 2 * 2]
-        levels.append(da.coarsen(np.mean, even, {0: 2, 1: 2}).astype(array.dtype))
+        half = {axis: min(2, last.shape[axis]) for axis in (0, 1)}  # a line stays a line
+        even = last[tuple(slice(last.shape[axis] // by * by) for axis, by in half.items())]
+        levels.append(da.coarsen(np.mean, even, half).astype(array.dtype))
     return levels, {**meta, "multiscale": True}, "image"

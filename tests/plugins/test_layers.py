@@ -131,11 +131,32 @@ class TestLayers:
         assert meta["axis_labels"] == ("volume", "z", "y", "x")
         assert len(meta["scale"]) == len(meta["units"]) == 4
 
+    @pytest.mark.parametrize("last", [3, 4])
+    @pytest.mark.parametrize("channels", [1, 5])
+    def test_three_or_four_sagittal_slices_are_no_colours(self, last, channels):
+        layer_of = pytest.importorskip("napari.layers", reason="needs the extra [viewer]").Layer.create
+        shape = (32, 40, last)
+        thing = case(
+            np.zeros((channels, *shape), np.int16), Geometry.from_spacing(shape, (1, 1, 5)), ("MR",) * channels
+        )
+        (made,) = [layer_of(*layer) for layer in layers.image_layers(thing)]
+        assert not made.rgb
+        assert made.data.shape[-3:] == shape
+
     def test_a_large_picture_is_a_pyramid(self):
         picture = np.zeros((1, 5000, 4200), np.uint8)
         ((levels, meta, _),) = layers.image_layers(case(picture, Geometry.pixels((5000, 4200)), ("grey",)))
         assert meta["multiscale"] is True
         assert [level.shape for level in levels] == [(5000, 4200), (2500, 2100), (1250, 1050), (625, 525)]
+
+    @pytest.mark.parametrize(
+        ("shape", "last"), [((3, 5000), (1, 625)), ((1, 5000), (1, 625)), ((9000, 2), (562, 1)), ((5000, 5), (625, 1))]
+    )
+    def test_a_pyramid_of_a_few_lines_keeps_one(self, shape, last):
+        picture = np.full((1, *shape), 7, np.uint8)
+        ((levels, _, _),) = layers.image_layers(case(picture, Geometry.pixels(shape), ("grey",)))
+        assert levels[-1].shape == last
+        assert (np.asarray(levels[-1]) == 7).all()
 
     @pytest.mark.parametrize(
         ("values", "want"),

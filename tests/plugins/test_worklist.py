@@ -101,8 +101,9 @@ def test_pause_and_go_on(listed, until, second_waits):
     assert "2 finding" in screening.counts.text()
 
 
-def test_a_model_of_several_sequences_makes_the_list_one_of_studies(panel, until, tmp_path):
-    """Files of a case that are numbered, and a model of two channels: one row a case, and a row opens as one image."""
+@pytest.fixture
+def pair(home, tmp_path):
+    """Two cases of two numbered files, of which "one" has a finding, and a model of two channels."""
     import numpy as np
 
     from inspection_core.card import ModelCard, Policy, Preparation
@@ -125,9 +126,14 @@ def test_a_model_of_several_sequences_makes_the_list_one_of_studies(panel, until
         policy=Policy(kind="band", low=0.3, high=0.7),
     )  # fmt: skip
     make(store.models_folder() / "pair", card, ((0.5, 2.0),))
+    return tmp_path / "cases"
+
+
+def test_a_model_of_several_sequences_makes_the_list_one_of_studies(panel, until, pair):
+    """One row a case, and a row opens as one image."""
     panel.running.picker.refresh()
     panel.running.picker.box.setCurrentText("pair 1")
-    panel.session.list([tmp_path / "cases"])
+    panel.session.list([pair])
     until(lambda: panel.opening.model.rowCount() == 4)
     panel.running.screening.screen_button.click()
     until(lambda: panel.session.job.finished)
@@ -135,3 +141,37 @@ def test_a_model_of_several_sequences_makes_the_list_one_of_studies(panel, until
     model = panel.opening.model
     assert model.rowCount() == 2
     assert [model.data(model.index(row, 2)) for row in range(2)] == ["finding", "no finding"]
+
+
+def test_a_model_of_several_sequences_runs_on_the_study_that_is_shown(panel, viewer, until, pair):
+    """And on no other of the list: its findings would be taken for those of the scan that was looked at."""
+    import numpy as np
+
+    from napari_inspection import store
+
+    def run():
+        panel.session.run(store.models_folder() / "pair")
+        until(lambda: panel.session.idle)
+
+    panel.session.list([pair])
+    until(lambda: panel.opening.model.rowCount() == 4)
+    for row, name in ((3, "two"), (1, "one")):
+        panel.opening.open_row(row)
+        until(lambda name=name: panel.session.idle and panel.session.case.name == f"{name}_0001.nii.gz")
+        run()
+        assert panel.session.case.name == name, panel.messages.label.text()
+        assert len(panel.session.desk.findings) == (name == "one")
+    (pair / "one_0000.nii.gz").unlink()
+    panel.session.list([pair])
+    until(lambda: panel.opening.model.rowCount() == 3)
+    panel.opening.open_row(0)
+    until(lambda: panel.session.idle and panel.session.case.name == "one_0001.nii.gz")
+    run()
+    assert panel.session.desk is None
+    assert panel.messages.label.text().startswith(
+        "one_0001.nii.gz is part of no whole study in the list. The model takes"
+    )
+    viewer.add_image(np.zeros((6, 20, 20), np.int16), name="mine")
+    run()
+    assert panel.session.desk is None
+    assert panel.messages.label.text().startswith("mine is part of no whole study in the list.")

@@ -12,7 +12,8 @@ from inspection_core.errors import FitError, ModelError
 from inspection_core.infer import measure
 from inspection_core.models import weights
 from inspection_core.models.backbone import Backbone
-from inspection_core.models.patch_memory import KEPT_WINDOWS, PatchMemoryFitter, View, load
+from inspection_core.models.compiled import convert, written
+from inspection_core.models.patch_memory import GRAPH, KEPT_WINDOWS, PatchMemoryFitter, View, load
 
 CPU, OPENVINO = Device("cpu"), Device("cpu", 1, "openvino")
 SETTINGS = {"views": ((1.0, 0.0, 1.0, True),), "memory": 64, "share": 0.5, "dim": 16, "smoothing": 0.0}
@@ -155,6 +156,24 @@ def test_a_basis_of_the_wrong_shape(fitted, tmp_path):
         load(tmp_path, card, CPU)
 
 
+# tensor: (what is kept of it, message)
+SHORT = {
+    "memory.0": (0, r"^The weights' 'memory\.0' is empty, so nothing can be compared; fit the model anew\.$"),
+    "density.0": (10, r"^The weights' 'density\.0' should have a number for each of \d+ references\. Got 10; "),
+    "origins": (10, r"^The weights' 'origins' should have a row for each of \d+ references\. Got 10; fit"),
+}
+
+
+@pytest.mark.parametrize("name", SHORT)
+def test_tensors_that_lost_rows(fitted, tmp_path, name):
+    count, message = SHORT[name]
+    card = ModelCard.load(fitted.folder)
+    stored = weights.load(fitted.folder, card)
+    card = weights.save(tmp_path, card, stored | {name: stored[name][:count].clone()})
+    with pytest.raises(ModelError, match=message):
+        load(tmp_path, card, CPU)
+
+
 # The network for OpenVINO, kept beside torch's weights ---------------------------------------------------------------
 
 
@@ -192,6 +211,39 @@ def test_a_graph_of_another_version_is_left_for_the_network_itself(fitted, parts
     weights.save(tmp_path / "new", card, stored)
     image = parts.read(tmp_path, parts.hole(parts.brushed(50)))
     found, model = scored(tmp_path / "new", image)
+    assert built(model)
+    assert (found.score == scored(fitted.folder, image)[0].score).all()
+
+
+class Other(torch.nn.Module):
+    """Networks that are none of a patch-memory."""
+
+    def __init__(self, give):
+        super().__init__()
+        self.give = give
+
+    def forward(self, batch):
+        return self.give(batch)
+
+
+# name: what the network in the file gives of a batch
+OTHERS = {
+    "other features": lambda batch: batch.permute(0, 2, 3, 1),
+    "no grid": lambda batch: batch.mean(dim=(2, 3)),
+    "one output too many": lambda batch: (batch, batch + 1),
+    "whole numbers": lambda batch: batch.int(),
+}
+
+
+@pytest.mark.parametrize("give", OTHERS.values(), ids=OTHERS)
+def test_a_graph_of_another_network_is_left_for_the_network_itself(fitted, parts, tmp_path, give):
+    card = ModelCard.load(fitted.folder)
+    stored = weights.load(fitted.folder, card)
+    for part, content in zip(GRAPH, written(convert(Other(give), torch.rand((1, 3, 32, 32)))), strict=True):
+        stored[part.format(0)] = torch.frombuffer(bytearray(content or b"\0"), dtype=torch.uint8)
+    weights.save(tmp_path / "other", card, stored)
+    image = parts.read(tmp_path, parts.hole(parts.brushed(50)))
+    found, model = scored(tmp_path / "other", image)
     assert built(model)
     assert (found.score == scored(fitted.folder, image)[0].score).all()
 
