@@ -8,7 +8,7 @@ from typing import Any
 from qtpy.QtCore import QObject, Signal
 
 from inspection_core.errors import InspectionError
-from napari_inspection.worker import Job
+from napari_inspection.worker import Job, explain
 
 CANCELLED = "Cancelled. Nothing was changed."
 NOTHING = ("", 0, 0, None)
@@ -94,6 +94,9 @@ class Jobs(QObject):
                 done(result)
             except InspectionError as error:
                 self.say("error", str(error))
+            except Exception as error:
+                self.say("error", explain(error))
+                raise  # a fault of ours, which a terminal and the tests should see too
 
         def fail(line: str) -> None:
             if self._closed:
