@@ -17,13 +17,15 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from qtpy.QtCore import QObject, QThreadPool, Signal
+from qtpy.QtCore import QObject, QThreadPool, QTimer, Signal
 
 from inspection_core.errors import CancelledError, InspectionError
 from inspection_core.progress import Watch, watched
 from napari_inspection.llvm import keep_compiler_out
 
 log = logging.getLogger(__name__)
+PAUSE = 0.05
+"""Seconds between two steps that are told, at least."""
 FULL = (errno.ENOSPC, errno.EDQUOT)
 FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
 IN_THE_WAY = (errno.ENOTDIR, errno.EISDIR, errno.EEXIST)
@@ -64,6 +66,7 @@ class Job(QObject):
         self._cancel = threading.Event()
         self._started = time.monotonic()
         self._last = 0.0
+        self._held: tuple[int, int] | None = None
         self.finished = False
         self._done.connect(self._on_done)
         self._failed.connect(self._on_failed)
@@ -88,9 +91,11 @@ class Job(QObject):
     def report(self, done: int, total: int) -> None:
         """Say how far the work is; from any thread, and not more than some twenty times a second."""
         now = time.monotonic()
-        if now - self._last >= 0.05 or done == total:
-            self._last = now
+        if now - self._last >= PAUSE or done == total:
+            self._last, self._held = now, None
             self._progress.emit(done, total)
+        else:
+            self._held = done, total
 
     def _run(self) -> None:
         with suppress(RuntimeError):  # Qt's word for a job whose window is gone
@@ -118,6 +123,16 @@ class Job(QObject):
     def _on_progress(self, done: int, total: int) -> None:
         if self.finished:
             return
+        # What was held back soon after this may be the last for long: the next step can take minutes.
+        QTimer.singleShot(round(1000 * PAUSE) + 10, self._tell_held)
+        self._tell(done, total)
+
+    def _tell_held(self) -> None:
+        held, self._held = self._held, None
+        if held is not None and not self.finished:
+            self._tell(*held)
+
+    def _tell(self, done: int, total: int) -> None:
         spent = time.monotonic() - self._started
         left = spent / done * (total - done) if done else None
         self._callbacks[2](done, total, left)
