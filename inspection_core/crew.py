@@ -9,8 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from types import TracebackType
 from typing import Self, TypeVar
+
+from inspection_core import device as devices
 
 T = TypeVar("T")
 
@@ -28,18 +31,22 @@ class Crew:
     """
 
     def __init__(self, count: int = 1) -> None:
-        count = min(count, MOST)
-        self._helpers = count - 1
-        self._pool = ThreadPoolExecutor(self._helpers, "crew", _one_core_each) if self._helpers > 0 else None
+        self._helpers = min(count, MOST) - 1
+        self._pool: ThreadPoolExecutor | None = None
+        self._ends = ExitStack()
 
     def __enter__(self) -> Self:
+        if self._helpers > 0:
+            start = self._ends.enter_context(devices.single_threads())
+            self._pool = ThreadPoolExecutor(self._helpers, "crew", start)
+            self._ends.callback(self._pool.shutdown, cancel_futures=True)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._pool is not None:
-            self._pool.shutdown(cancel_futures=True)
+        self._ends.close()
+        self._pool = None
 
     def share(self, work: Callable[[T], object], pieces: Iterable[T]) -> None:
         """Call `work` with every piece, in any order, and return when all are done; the first error is raised."""
@@ -72,9 +79,3 @@ def _take(work: Callable[[T], object], line: Iterator[T]) -> None:
     finally:
         for _ in line:  # after an error nobody begins another
             pass
-
-
-def _one_core_each() -> None:
-    import torch
-
-    torch.set_num_threads(1)

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from inspection_core.crew import MOST, Crew
+from inspection_core.device import torch_threads
 
 
 @pytest.mark.parametrize("count", [0, 1, 2, 3, 99])
@@ -58,3 +59,19 @@ def test_its_threads_end_with_it():
     with Crew(3) as crew:
         crew.share(lambda piece: None, range(100))
     assert threading.active_count() == before
+
+
+def test_threads_that_come_later_have_all_cores_again():
+    """The next run of the viewer, or the next request of a server, has a thread of its own."""
+
+    def cores():
+        told = []
+        thread = threading.Thread(target=lambda: told.append(torch.get_num_threads()))
+        thread.start()
+        thread.join()
+        return told[0]
+
+    with torch_threads(2):
+        with Crew(2) as crew:
+            crew.share(lambda piece: torch.ones(4).sum(), range(8))
+        assert cores() == 2
