@@ -16,7 +16,7 @@ count as one.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -36,7 +36,6 @@ SAME_SPACING = 0.01
 """Two spacings are the same within this share of them."""
 TIE = 1e-9
 """Two diameters are the same within this share of them; rounding must not choose between equal ones."""
-_NOT_THEIRS = "The findings are not those of the mask: one has no region of its own."
 SIZE_UNITS = {("px", 2): "px", ("px", 3): "vox", ("mm", 2): "mm2", ("mm", 3): "mm3"}
 
 
@@ -219,24 +218,37 @@ def _rows_of(findings: Sequence[Finding], table: _Regions, classes: Sequence[str
     GeometryError
         If the findings are not those of the mask.
     """
+
+    def is_of(finding: Finding, row: int) -> bool:
+        there = table.centroid[row] + start
+        return _fits(finding, classes[int(table.kind[row]) - 1], there)
+
+    return _matched(findings, (table.start + start).tolist(), (table.stop + start).tolist(), is_of)
+
+
+def _matched(
+    findings: Sequence[Finding],
+    starts: Iterable[Sequence[int]],
+    stops: Iterable[Sequence[int]],
+    is_of: Callable[[Finding, int], bool],
+) -> list[int]:
+    """Return the place of each finding's region among boxes; `is_of` tells those of one box apart."""
     of_box: dict[tuple[tuple[int, ...], tuple[int, ...]], list[int]] = {}
-    boxes = zip((table.start + start).tolist(), (table.stop + start).tolist(), strict=True)
-    for row, (first, last) in enumerate(boxes):
-        of_box.setdefault((tuple(first), tuple(last)), []).append(row)
-    rows = []
+    for place, (start, stop) in enumerate(zip(starts, stops, strict=True)):
+        of_box.setdefault((tuple(start), tuple(stop)), []).append(place)
+    places = []
     for finding in findings:
         fitting = of_box.get((tuple(finding.start), tuple(finding.stop)), [])
         if len(fitting) > 1:  # one around another
-            fitting = [
-                row
-                for row in fitting
-                if classes[int(table.kind[row]) - 1] == finding.label
-                and np.allclose(table.centroid[row] + start, finding.centroid_index, atol=1e-6)
-            ]
+            fitting = [place for place in fitting if is_of(finding, place)]
         if len(fitting) != 1:
-            raise GeometryError(_NOT_THEIRS)
-        rows += fitting
-    return rows
+            raise GeometryError("The findings are not those of the mask: one has no region of its own.")
+        places += fitting
+    return places
+
+
+def _fits(finding: Finding, label: str, centroid: FloatArray) -> bool:
+    return label == finding.label and np.allclose(centroid, finding.centroid_index, atol=1e-6)
 
 
 def regions_of(findings: Sequence[Finding], regions: NDArray[Any], mask: NDArray[Any], classes: Sequence[str],
@@ -262,28 +274,14 @@ def regions_of(findings: Sequence[Finding], regions: NDArray[Any], mask: NDArray
     from scipy import ndimage
 
     boxes = ndimage.find_objects(regions)
-    of_box: dict[tuple[tuple[int, ...], tuple[int, ...]], list[int]] = {}
-    for number, extent in enumerate(boxes, start=1):
-        key = (tuple(e.start + s for e, s in zip(extent, start, strict=True)),
-               tuple(e.stop + s for e, s in zip(extent, start, strict=True)))  # fmt: skip
-        of_box.setdefault(key, []).append(number)
-    order = []
-    for finding in findings:
-        fitting = of_box.get((tuple(finding.start), tuple(finding.stop)), [])
-        if len(fitting) > 1:  # one around another
-            fitting = [n for n in fitting if _is_of(finding, regions, mask, boxes[n - 1], n, classes, start)]
-        if len(fitting) != 1:
-            raise GeometryError(_NOT_THEIRS)
-        order += fitting
-    return np.asarray(order, dtype=np.int64)
 
+    def is_of(finding: Finding, place: int) -> bool:
+        own = np.argwhere(regions[boxes[place]] == place + 1) + [e.start for e in boxes[place]]
+        return _fits(finding, classes[int(mask[tuple(own[0])]) - 1], own.mean(axis=0) + start)
 
-def _is_of(finding: Finding, regions: NDArray[Any], mask: NDArray[Any], box: tuple[slice, ...], number: int,
-        classes: Sequence[str], start: Sequence[int]) -> bool:  # fmt: skip
-    own = np.argwhere(regions[box] == number)
-    first = tuple(own[0] + [s.start for s in box])
-    centroid = own.mean(axis=0) + [s.start + a for s, a in zip(box, start, strict=True)]
-    return classes[int(mask[first]) - 1] == finding.label and np.allclose(centroid, finding.centroid_index, atol=1e-6)
+    starts = [[e.start + a for e, a in zip(box, start, strict=True)] for box in boxes]
+    stops = [[e.stop + a for e, a in zip(box, start, strict=True)] for box in boxes]
+    return np.asarray(_matched(findings, starts, stops, is_of), dtype=np.int64) + 1
 
 
 def find_numbered(
