@@ -14,7 +14,7 @@ import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
@@ -145,33 +145,48 @@ class Backbone(nn.Module):
         return round(2 * (float(centre + centre_y) / 2 - middle * self.stride)) / 2
 
 
-class LaterBackbone(Backbone):
+class Description(NamedTuple):
+    """What is known of a backbone without building it; see the attributes of `Backbone`."""
+
+    dim: int
+    stride: int
+    multiple: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+class DescribedBackbone(Backbone):
+    """A `Backbone` that is known by its description; where its network comes from is said by those derived from it.
+
+    Parameters
+    ----------
+    name
+        timm name.
+    description
+        What an equal `Backbone` said of itself.
+    """
+
+    def __init__(self, name: str, description: Description) -> None:
+        nn.Module.__init__(self)  # not Backbone's, which builds the network
+        self.name = name
+        self.dim, self.stride, self.multiple, self.mean, self.std = description
+
+
+class LaterBackbone(DescribedBackbone):
     """A `Backbone` of known weights that builds its network when torch is to run it, or somebody asks for it.
 
     Building takes timm, whose import alone takes longer than to look at a hundred images in OpenVINO.
 
     Parameters
     ----------
-    name, weights
+    name, description
+        As of `DescribedBackbone`.
+    weights
         As of `Backbone`.
-    dim, stride, multiple, mean, std
-        As of `Backbone`, which gave them before.
     """
 
-    def __init__(
-        self,
-        name: str,
-        weights: Mapping[str, Tensor],
-        dim: int,
-        stride: int,
-        multiple: int,
-        mean: Sequence[float],
-        std: Sequence[float],
-    ) -> None:
-        nn.Module.__init__(self)  # not Backbone's, which builds the network
-        self.name = name
-        self.dim, self.stride, self.multiple = dim, stride, multiple
-        self.mean, self.std = tuple(mean), tuple(std)
+    def __init__(self, name: str, description: Description, weights: Mapping[str, Tensor]) -> None:
+        super().__init__(name, description)
         self._weights = weights
 
     def __getattr__(self, name: str) -> Any:

@@ -19,13 +19,13 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from inspection_core.card import ModelCard, Scalar
 from inspection_core.device import Device, is_out_of_memory
 from inspection_core.errors import ModelError
 from inspection_core.models import weights
-from inspection_core.models.backbone import Backbone
+from inspection_core.models.backbone import Backbone, DescribedBackbone, Description
 from inspection_core.models.exported import NAMES, SUFFIXES
 from inspection_core.models.runtimes import RUNTIMES, Runtime, weights_of
 
@@ -33,39 +33,22 @@ PREFIX = "network."
 """Of the tensors that hold the hashes of files."""
 
 
-class FileBackbone(Backbone):
+class FileBackbone(DescribedBackbone):
     """A `Backbone` whose feature maps come from a file's network, which has a runtime of its own.
 
     Parameters
     ----------
-    name
-        timm name of the network that was written.
+    name, description
+        As of `DescribedBackbone`.
     runtime
         Maps normalised ``(B, 3, h, w)`` to the feature maps, finest first.
-    dim, stride, multiple, mean, std
-        As of `Backbone`.
     """
 
     compiles = False
 
-    def __init__(
-        self,
-        name: str,
-        runtime: Runtime,
-        dim: int,
-        stride: int,
-        multiple: int,
-        mean: Sequence[float],
-        std: Sequence[float],
-    ) -> None:
-        nn.Module.__init__(self)  # not Backbone's, which builds the network
-        self.name = name
+    def __init__(self, name: str, description: Description, runtime: Runtime) -> None:
+        super().__init__(name, description)
         self.runtime = runtime
-        self.dim = dim
-        self.stride = stride
-        self.multiple = multiple
-        self.mean = tuple(mean)
-        self.std = tuple(std)
 
     def levels(self, batch: Tensor) -> list[Tensor]:
         """Return the network's feature maps, finest first.
@@ -107,17 +90,11 @@ def hashes(files: Sequence[Path]) -> dict[str, Tensor]:
 
 def described(backbone: Backbone) -> dict[str, Scalar | tuple[Scalar, ...]]:
     """Return what a card says about a backbone, so that it need not be built to know it."""
-    return {
-        "backbone_dim": backbone.dim,
-        "backbone_stride": backbone.stride,
-        "backbone_multiple": backbone.multiple,
-        "backbone_mean": tuple(backbone.mean),
-        "backbone_std": tuple(backbone.std),
-    }
+    return {f"backbone_{name}": getattr(backbone, name) for name in Description._fields}
 
 
-def description(folder: Path, card: ModelCard) -> tuple[int, int, int, list[float], list[float]]:
-    """Return what `described` gave: length of a feature vector, stride, multiple, means and deviations.
+def description(folder: Path, card: ModelCard) -> Description:
+    """Return what `described` gave.
 
     Raises
     ------
@@ -127,7 +104,7 @@ def description(folder: Path, card: ModelCard) -> tuple[int, int, int, list[floa
     settings = cast("Mapping[str, Any]", card.parameters)
     try:
         dim, stride, multiple = (int(settings[f"backbone_{k}"]) for k in ("dim", "stride", "multiple"))
-        mean, std = ([float(v) for v in settings[f"backbone_{k}"]] for k in ("mean", "std"))
+        mean, std = (tuple(float(v) for v in settings[f"backbone_{k}"]) for k in ("mean", "std"))
         if not (0 < stride <= multiple and multiple % stride == 0 and card.preparation.multiple % multiple == 0):
             raise ValueError(f"strides {stride} and {multiple} that divide {card.preparation.multiple}")
         if not len(mean) == len(std) == 3 or not all(std):
@@ -136,7 +113,7 @@ def description(folder: Path, card: ModelCard) -> tuple[int, int, int, list[floa
         raise ModelError(
             f"The card in {folder} lacks what describes its network: {error}. Fit or export the model again."
         ) from error
-    return dim, stride, multiple, mean, std
+    return Description(dim, stride, multiple, mean, std)
 
 
 def open_network(folder: Path, card: ModelCard, files: Mapping[str, str]) -> FileBackbone:
@@ -159,4 +136,4 @@ def open_network(folder: Path, card: ModelCard, files: Mapping[str, str]) -> Fil
         weights.check_file(folder / name, digest)
     precision = str(settings.get("precision", "fp32"))
     runtime = RUNTIMES[SUFFIXES[Path(main).suffix]](folder / main, precision)
-    return FileBackbone(str(settings["backbone"]), runtime, *description(folder, card))
+    return FileBackbone(str(settings["backbone"]), description(folder, card), runtime)

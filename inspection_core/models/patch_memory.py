@@ -293,7 +293,7 @@ def load(folder: Path, card: ModelCard, device: Device) -> PatchMemory:
     if files := digests(stored):
         network = open_network(folder, card, files)
     elif graphs:
-        network = LaterBackbone(name, own, *description(folder, card))
+        network = LaterBackbone(name, description(folder, card), own)
     else:
         network = Backbone(name, own)
     if card.preparation.multiple % network.multiple:
