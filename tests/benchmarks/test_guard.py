@@ -1,19 +1,12 @@
 """What the guard says of a figure, and that it counts what is done."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 
-BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
-
 
 @pytest.fixture
-def guard(monkeypatch):
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    import guard
-
-    return guard
+def guard(script):
+    return script("guard")
 
 
 def test_every_figure_is_held_against_what_is_let_through(guard, monkeypatch):

@@ -1,9 +1,5 @@
 """Samples of py-spy become shares of functions."""
 
-from pathlib import Path
-
-BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
-
 RAW = """\
 <module> (hot_spots.py:1);load (engine.py:3) 50
 <module> (hot_spots.py:1);counted (hot_spots.py:5);screen (screen.py:7) 10
@@ -13,10 +9,8 @@ _bootstrap (threading.py:966);_worker (concurrent/futures/thread.py:69) 99
 """
 
 
-def test_a_share_counts_the_work_alone_and_no_waiting(monkeypatch):
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    import hot_spots
-
+def test_a_share_counts_the_work_alone_and_no_waiting(script):
+    hot_spots = script("hot_spots")
     samples = hot_spots.sampled(RAW)
     assert samples == {"screen (screen.py:7)": 10, "search (nearest.py:62)": 30}
     made = hot_spots.result_table("volume", dict(samples.most_common()))

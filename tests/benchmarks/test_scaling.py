@@ -1,7 +1,5 @@
 """Models that the benchmark of scaling makes see and find what they are made for."""
 
-from pathlib import Path
-
 import pytest
 
 from inspection_core.engine import Engine
@@ -9,15 +7,10 @@ from inspection_core.infer import predict
 from inspection_core.io.raster import read_raster
 from inspection_core.learn import fit
 
-BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
-
 
 @pytest.fixture
-def scaling(monkeypatch):
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    import scaling
-
-    return scaling
+def scaling(script):
+    return script("scaling")
 
 
 def test_a_model_with_more_references_gives_nearly_the_same_scores(scaling, tmp_path):

@@ -53,10 +53,8 @@ def test_a_script_that_lacks_what_it_needs_is_left_out_and_writes_nothing(name, 
     assert not out.exists()
 
 
-def test_the_page_says_what_the_published_figures_say(monkeypatch):
-    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
-    import tables
-
+def test_the_page_says_what_the_published_figures_say(script):
+    tables = script("tables")
     page = PAGE.read_text(encoding="utf-8")
     text, done = tables.filled(page, ROOT / "docs" / "benchmarks")
     assert text == page, "python benchmarks/tables.py docs/benchmarks"
