@@ -41,14 +41,20 @@ class Memory:
     basis
         ``(d, s)``, orthonormal columns, as from `principal`: the directions that are searched in. If not given, the
         search is exact.
+
+    Attributes
+    ----------
+    columns, norms
+        float32 ``(s + 1, m)``, or ``(d, m)`` of an exact search, and ``(m,)``: the references as they are searched, times
+        -2, and their squared lengths.
     """
 
     def __init__(self, vectors: Tensor, basis: Tensor | None = None) -> None:
         self.vectors = vectors.contiguous()
         self.basis = basis
         short = self._shorten(self.vectors)
-        self._norms = short.square().sum(dim=1)
-        self._columns = (-2 * short.T).contiguous()
+        self.norms = short.square().sum(dim=1)
+        self.columns = (-2 * short.T).contiguous()
 
     def __len__(self) -> int:
         return len(self.vectors)
@@ -78,7 +84,7 @@ class Memory:
             best = numbers[start : start + many]
             for at in range(0, len(part), few):
                 # |q|^2 is the same for all references of a query, so it plays no part in who is nearest.
-                torch.addmm(self._norms, short[at : at + few], self._columns, out=products)
+                torch.addmm(self.norms, short[at : at + few], self.columns, out=products)
                 mine = best[at : at + few]
                 mine.copy_(_least(products, k)[: len(mine)])
             distances[start : start + many] = (part[:, None, :] - self.vectors[best]).square().sum(dim=2).sqrt()

@@ -14,7 +14,8 @@ from the original, both measured in ``docs/decisions/0002-anomaly-defaults.md``:
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+import threading
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -29,6 +30,8 @@ from inspection_core.errors import FitError, ModelError
 from inspection_core.models import Scores, weights
 from inspection_core.models.backbone import Backbone, LaterBackbone
 from inspection_core.models.backbone_file import described, description, digests, open_network
+from inspection_core.models.compiled import Compiled
+from inspection_core.models.compiled_search import References, with_search
 from inspection_core.models.nearest import Memory, greedy_coreset, principal, projection
 from inspection_core.models.views import MAX_BLUR, Describer, Graph, View, blurred
 from inspection_core.prediction import Neighbour
@@ -96,21 +99,45 @@ class PatchMemory:
         self.smoothing = smoothing
         self.stride = describer.backbone.stride
         self.offset = offset
+        self._passes: list[Compiled] = []
+        self._lock = threading.Lock()
 
     def __call__(self, batch: Tensor) -> Scores:
         """Score a batch ``(B, 1 or 3, h, w)``; see `inspection_core.models.Predictor`."""
         grid = [n // self.stride for n in batch.shape[-2:]]
         total = torch.zeros((len(batch), *grid), device=batch.device)
         neighbour: Tensor | None = None
-        for (patches, size), memory, density in zip(self.describer(batch), self.memories, self.densities, strict=True):
-            distance, nearest = memory.search(patches)
-            score = (distance[:, 0] * density[nearest[:, 0]]).view(len(batch), *size)
+        for score, nearest in self._compared(batch):
             total += _to_grid(score, grid)
             if neighbour is None:
-                neighbour = nearest.view(len(batch), *size)
+                neighbour = nearest
         if self.smoothing:
             total = blurred(total[:, None], self.smoothing)[:, 0]
         return Scores(total, neighbour)
+
+    def _compared(self, batch: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield for each view score and number of the nearest reference, ``(B, h', w')`` each."""
+        if self.runtime == "openvino":
+            for number, (resized, views) in enumerate(self.describer.passes(batch)):
+                found = [torch.from_numpy(made) for made in self._compiled(number, resized, views)(resized.numpy())]
+                for score, nearest in zip(found[::2], found[1::2], strict=True):
+                    yield score, nearest.long()
+            return
+        for (patches, size), memory, density in zip(self.describer(batch), self.memories, self.densities, strict=True):
+            distance, nearest = memory.search(patches)
+            score = distance[:, 0] * density[nearest[:, 0]]
+            yield score.view(len(batch), *size), nearest.view(len(batch), *size)
+
+    def _compiled(self, number: int, batch: Tensor, views: int) -> Compiled:
+        """Return a pass through the network with the search at its end, compiled on its first use."""
+        model = self.describer.model(number, batch)
+        with self._lock:
+            if number == len(self._passes):
+                first = sum(len(one.model.outputs) // 2 for one in self._passes)
+                ours = slice(first, first + views)
+                references = map(References, self.memories[ours], self.densities[ours])
+                self._passes.append(Compiled(with_search(model, list(references))))
+            return self._passes[number]
 
     @property
     def runtime(self) -> str:

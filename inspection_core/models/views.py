@@ -50,7 +50,7 @@ class View:
 
     def apply(self, batch: Tensor, multiple: int) -> Tensor:
         """Return the view of ``(B, C, h, w)``, intensity window at 0 and 1; sides become multiples of `multiple`."""
-        return self.contrast(self.resize(batch, multiple))
+        return self.contrast(self.resize(batch, multiple), multiple)
 
     def resize(self, batch: Tensor, multiple: int) -> Tensor:
         """Return the batch at the view's size."""
@@ -59,9 +59,9 @@ class View:
             return batch
         return F.interpolate(batch, size=size, mode="bilinear", antialias=True, align_corners=False)
 
-    def contrast(self, batch: Tensor) -> Tensor:
-        """Return what is left of a batch of the view's size without its blur, amplified."""
-        return 0.5 + self.gain * (batch - blurred(batch, self.blur)) if self.blur else batch
+    def contrast(self, batch: Tensor, multiple: int = 1) -> Tensor:
+        """Return what is left of a batch of the view's size, sides multiples of `multiple`, without its blur, amplified."""
+        return 0.5 + self.gain * (batch - blurred(batch, self.blur, multiple)) if self.blur else batch
 
 
 class _Network(nn.Module):
@@ -74,7 +74,7 @@ class _Network(nn.Module):
 
     def forward(self, batch: Tensor) -> tuple[Tensor, ...]:
         """Return for each view ``(B, h', w', d)``."""
-        seen = self.backbone.normalise(self.views[0].contrast(batch))
+        seen = self.backbone.normalise(self.views[0].contrast(batch, self.backbone.multiple))
         if batch.device.type == "cpu":
             seen = seen.contiguous(memory_format=torch.channels_last)
         levels = self.backbone.levels(seen)
@@ -107,6 +107,7 @@ class Describer:
             else:
                 groups.append([view])
         self._networks = [_Network(backbone, group).eval() for group in groups]
+        self._models: list[Any] = [None] * len(groups)
         self._compiled: list[Compiled | None] = [None] * len(groups)
         self._graphs = graphs if len(graphs) == len(groups) else ()
         self._lock = threading.Lock()
@@ -130,12 +131,29 @@ class Describer:
 
     def graphs(self) -> list[Graph]:
         """Return the network of each pass as OpenVINO keeps it; none before its first use there."""
-        return [written(c.model) for c in self._compiled if c is not None] if all(self._compiled) else []
+        return [written(model) for model in self._models] if None not in self._models else []
+
+    def passes(self, batch: Tensor) -> Iterator[tuple[Tensor, int]]:
+        """Yield for each pass through the network its input, and how many views it describes.
+
+        Parameters
+        ----------
+        batch
+            ``(B, C, h, w)``; at the size of the pass's views it comes back.
+        """
+        for network in self._networks:
+            yield network.views[0].resize(batch, self.backbone.multiple), len(network.views)
+
+    def model(self, number: int, batch: Tensor) -> Any:
+        """Return the network of a pass as an ``openvino.Model``, made of the first batch that it is asked for."""
+        with self._lock:
+            if self._models[number] is None:
+                self._models[number] = self._graph(number, batch)
+            return self._models[number]
 
     def __call__(self, batch: Tensor) -> Iterator[tuple[Tensor, tuple[int, int]]]:
         """Yield each view of a batch ``(B, C, h, w)``: its patches ``(B * h' * w', d)`` and its grid ``(h', w')``."""
-        for number, network in enumerate(self._networks):
-            resized = network.views[0].resize(batch, self.backbone.multiple)
+        for number, (resized, _) in enumerate(self.passes(batch)):
             for features in self._run(number, resized):
                 yield features.reshape(-1, features.shape[-1]), (features.shape[1], features.shape[2])
 
@@ -143,10 +161,11 @@ class Describer:
         if self.runtime != "openvino":
             features: Sequence[Tensor] = self._networks[number](batch)
             return features
+        model = self.model(number, batch)
         with self._lock:
             compiled = self._compiled[number]
             if compiled is None:
-                compiled = self._compiled[number] = Compiled(self._graph(number, batch))
+                compiled = self._compiled[number] = Compiled(model)
         return [torch.from_numpy(made) for made in compiled(batch.numpy())]
 
     def _graph(self, number: int, batch: Tensor) -> Any:
@@ -174,14 +193,34 @@ class Describer:
         )
 
 
-def blurred(batch: Tensor, sigma: float) -> Tensor:
-    """Blur ``(B, C, h, w)`` with a Gaussian of `sigma` pixels; the border's values continue outside."""
+def blurred(batch: Tensor, sigma: float, multiple: int = 1) -> Tensor:
+    """Blur ``(B, C, h, w)`` with a Gaussian of `sigma` pixels; the border's values continue outside.
+
+    Sides that are known to be multiples of 16 are blurred in a third of the time, to the same values.
+    """
     radius = max(1, round(3 * sigma))
+    kernel = torch.tensor(_gaussian(sigma, radius), dtype=batch.dtype, device=batch.device)
+    if multiple % LANES == 0:
+        return _blurred_down(_blurred_down(batch.transpose(2, 3), kernel).transpose(2, 3), kernel)
     channels = int(batch.shape[1])
     # Each channel is a group of its own, which OpenVINO computes in half the time of one plane after the other.
-    kernel = torch.tensor(_gaussian(sigma, radius), dtype=batch.dtype, device=batch.device).expand(channels, 1, 1, -1)
+    kernel = kernel.expand(channels, 1, 1, -1)
     rows = F.conv2d(F.pad(batch, (radius, radius, 0, 0), mode="replicate"), kernel, groups=channels)
     return F.conv2d(F.pad(rows, (0, 0, radius, radius), mode="replicate"), kernel.transpose(2, 3), groups=channels)
+
+
+LANES = 16
+"""Numbers in a processor's widest register: channels are computed side by side, and an image has one or three only."""
+
+
+def _blurred_down(batch: Tensor, kernel: Tensor) -> Tensor:
+    """Blur each column of ``(B, C, h, w)``. Columns that lie side by side take the place of channels."""
+    planes, channels, height, width = batch.shape
+    radius = len(kernel) // 2
+    padded = F.pad(batch, (0, 0, radius, radius), mode="replicate")
+    lanes = padded.reshape(planes * channels, height + 2 * radius, width // LANES, LANES).permute(0, 3, 1, 2)
+    done = F.conv2d(lanes, kernel.view(1, 1, -1, 1).expand(LANES, -1, -1, -1), groups=LANES)
+    return done.permute(0, 2, 3, 1).reshape(batch.shape)
 
 
 @functools.lru_cache(maxsize=64)
