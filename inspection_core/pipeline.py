@@ -8,10 +8,12 @@ grow with the number of inputs, and a slow stage slows those before it instead o
 
 from __future__ import annotations
 
+import math
 import queue
 import threading
+import time
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
@@ -24,6 +26,12 @@ Result = TypeVar("Result")
 
 GROUP = 64
 """Most results that are recorded together."""
+
+PAUSE = 0.05
+"""Seconds between two recordings while results keep coming. A transaction takes longer than most of its rows."""
+
+PAUSE = 0.05
+"""Seconds from one recording to the next while results keep coming: a transaction takes longer than most of its rows."""
 
 PATIENCE = 0.1
 """Seconds after which a waiting stage looks whether it should stop."""
@@ -136,6 +144,9 @@ class _Flow(Generic[Item, Ready, Result]):
         self.broken = threading.Event()
         self.errors: list[BaseException] = []
         self.lanes: ThreadPoolExecutor | None = None
+        self.done: list[Result] = []
+        """What is to be recorded; of the recording thread, as the next."""
+        self.recorded = -math.inf
 
     def feed(self, items: Iterable[Item], readers: ThreadPoolExecutor) -> None:
         """Hand inputs to the readers, as many as the queue has room for."""
@@ -185,33 +196,27 @@ class _Flow(Generic[Item, Ready, Result]):
             self._forward(group, finishers)
 
     def record(self) -> None:
-        """Record results in the order of the inputs, those together that are there together."""
-        over = False
-        while not over:
-            waiting: list[Any] = [self.finishing.get()]
-            while len(waiting) < GROUP and waiting[-1] is not None:
+        """Record results in the order of the inputs: the first at once, those that follow soon together."""
+        one: Future[Result] | Finished[Result] | None = None
+        try:
+            while True:
                 try:
-                    waiting.append(self.finishing.get_nowait())
+                    one = self.finishing.get(timeout=self._rest())
                 except queue.Empty:
+                    self._record()
+                    continue
+                if one is None:
                     break
-            over = waiting[-1] is None
-            if over:
-                waiting.pop()
-            done: list[Result] = []
-            try:
-                for one in waiting:
-                    if isinstance(one, Future) and not one.done():
-                        self._record(done)  # what is there is not kept waiting
-                        done = []
-                    done.append(one.result() if isinstance(one, Future) else one.result)
-                self._record(done)
-            except BaseException as error:  # noqa: BLE001 - raised anew in the calling thread
-                with suppress(Exception):  # what was done before it; the first error is the one to tell
-                    self._record(done)
-                self._fail(error)
-                while not over:
-                    over = self.finishing.get() is None
-                return
+                self.done.append(self._made(one))
+                if len(self.done) >= GROUP or self._rest() == 0:
+                    self._record()
+            self._record()
+        except BaseException as error:  # noqa: BLE001 - raised anew in the calling thread
+            with suppress(Exception):  # what was done before it; the first error is the one to tell
+                self._record()
+            self._fail(error)
+            while one is not None:
+                one = self.finishing.get()
 
     def drop(self) -> list[Future[Any]]:
         """Empty the queue of what is being read, so that nobody waits for room in it."""
@@ -240,9 +245,22 @@ class _Flow(Generic[Item, Ready, Result]):
     def _finish(self, given: Future[Sequence[Any]], place: int) -> Result:
         return self.stages.finish(given.result()[place])
 
-    def _record(self, done: Sequence[Result]) -> None:
-        if done:
-            self.stages.record(done)
+    def _made(self, one: Future[Result] | Finished[Result]) -> Result:
+        """Return a result, once it is there; what was done before it is not kept waiting for long."""
+        if isinstance(one, Finished):
+            return one.result
+        if not wait([one], self._rest()).done:
+            self._record()
+        return one.result()
+
+    def _rest(self) -> float | None:
+        """Return for how many seconds what is done may wait for more; None where nothing waits."""
+        return max(0.0, self.recorded + PAUSE - time.monotonic()) if self.done else None
+
+    def _record(self) -> None:
+        if self.done:
+            self.stages.record(self.done)
+            self.done, self.recorded = [], time.monotonic()
 
     def _fail(self, error: BaseException) -> None:
         self.errors.append(error)

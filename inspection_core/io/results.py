@@ -6,7 +6,6 @@ import json
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +44,9 @@ def findings_json(prediction: Prediction) -> dict[str, Any]:
 
 def finding_json(finding: Finding) -> dict[str, Any]:
     """Return one finding as plain data."""
-    data = asdict(finding)
+    data = dict(vars(finding))  # not dataclasses.asdict, which copies every number
+    if finding.neighbour is not None:
+        data["neighbour"] = dict(vars(finding.neighbour))
     start, stop = data.pop("start"), data.pop("stop")
     return {
         "id": data.pop("id"),
