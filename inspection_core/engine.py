@@ -362,9 +362,13 @@ class _Sheet:
         self._stitcher = Stitcher(self._cells, int(tile * overlap) // stride)
         self._best: NDArray[np.float64] | None = None
         self._neighbour: NDArray[np.int64] | None = None
+        self._whole: Grid | None = None
 
     def add(self, window: Window, scores: NDArray[Any], references: NDArray[Any] | None) -> None:
         """Take in the scores ``(h', w')`` of a window, and the nearest references where there are any."""
+        if len(self.todo) == 1:  # nothing to blend: most images are one window
+            self._whole = Grid(scores, references)
+            return
         at = tuple(slice(s.start // self._stride, s.stop // self._stride) for s in window)
         self._stitcher.add(at, scores)
         if references is None:
@@ -378,7 +382,7 @@ class _Sheet:
 
     def result(self) -> Grid:
         """Return the whole."""
-        return Grid(self._stitcher.result(), self._neighbour)
+        return self._whole or Grid(self._stitcher.result(), self._neighbour)
 
 
 def _call(predictor: Predictor, batch: torch.Tensor, device: Device) -> Scores:

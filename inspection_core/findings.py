@@ -523,21 +523,34 @@ def _diameters(runs: IntArray, geometry: Geometry, plane_axes: Sequence[int]) ->
 def _feret(runs: IntArray, plane: Floats) -> tuple[float, float]:
     """Return the diameters of one slice's runs ``(y, first x, last x)``, in raster order."""
     from scipy.spatial import ConvexHull
-    from scipy.spatial.distance import pdist
+    from scipy.spatial.distance import cdist
 
     line = np.flatnonzero(np.diff(runs[:, 0], prepend=runs[0, 0] - 1))  # of a line's runs only the ends matter
     y = (runs[line, 0] - runs[0, 0]).astype(np.float64)
     left = runs[line, 1].astype(np.float64)
     right = runs[np.append(line[1:], len(runs)) - 1, 2].astype(np.float64)
-    tips = [(y, left - 0.5), (y, right + 0.5)]
-    tips += [(y + dy, x) for dy in (-0.5, 0.5) for x in (left, right)]
+    tips = []
+    for x, outwards in ((left, -1), (right, 1)):
+        corner = _bends(y, outwards * x)
+        at, end = y[corner], x[corner]
+        tips += [(at, end + outwards * 0.5), (at - 0.5, end), (at + 0.5, end)]
     points = np.concatenate([np.stack(tip, axis=1) for tip in tips])
     # A hull maps with its points, and in index units no spacing can flatten it: it holds at least one diamond.
     corners = points[ConvexHull(points).vertices] @ plane.T
-    distances = pdist(corners)
+    distances = cdist(corners, corners)
     long_axis = float(distances.max())
-    pairs = np.flatnonzero(distances >= long_axis * (1 - TIE))
-    a, b = (index[pairs] for index in np.triu_indices(len(corners), 1))
-    along = (corners[b] - corners[a]) / distances[pairs, None]
+    a, b = np.nonzero(distances >= long_axis * (1 - TIE))
+    along = (corners[b] - corners[a]) / distances[a, b][:, None]
     across = np.stack([-along[:, 1], along[:, 0]])
     return long_axis, float(np.ptp(corners @ across, axis=0).max())
+
+
+def _bends(y: Floats, x: Floats) -> NDArray[np.bool_]:
+    """Say which points of a line ``x`` over ascending ``y`` lie above the straight between those beside them, or end it.
+
+    The others are between points of the line, or below such, and so no corners of its hull.
+    """
+    bends = np.ones(len(y), bool)
+    dy, dx = np.diff(y), np.diff(x)
+    bends[1:-1] = dx[:-1] * dy[1:] > dx[1:] * dy[:-1]
+    return bends

@@ -7,6 +7,7 @@ z to the head (superior). NIfTI's RAS is turned at the I/O edge and nowhere else
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -80,7 +81,7 @@ class Geometry:
     @classmethod
     def pixels(cls, shape: Sequence[int]) -> Geometry:
         """Return a grid of unit steps with no physical size: world ``(x, y[, z])`` is the index reversed."""
-        return cls.from_spacing(shape, (1.0,) * len(shape), unit="px")
+        return _pixels(tuple(shape))
 
     @classmethod
     def from_spacing(
@@ -188,3 +189,9 @@ class Geometry:
 
     def __hash__(self) -> int:
         return hash((self.shape, self.unit, self.affine.tobytes()))
+
+
+@functools.lru_cache(maxsize=64)
+def _pixels(shape: tuple[int, ...]) -> Geometry:
+    """Return the grid of `Geometry.pixels`; images of a folder mostly have one size, and nobody can change a grid."""
+    return Geometry.from_spacing(shape, (1.0,) * len(shape), unit="px")

@@ -207,7 +207,8 @@ class _Flow(Generic[Item, Ready, Result]):
                     continue
                 if one is None:
                     break
-                self.done.append(self._made(one))
+                result = self._made(one)  # which may record, and begin a new list
+                self.done.append(result)
                 if len(self.done) >= GROUP or self._rest() == 0:
                     self._record()
             self._record()

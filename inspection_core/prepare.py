@@ -7,6 +7,7 @@ was computed from, whatever the network's stride and the shift of its padding. V
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -423,20 +424,33 @@ def restore(
         Linear interpolation; beyond the outermost cells their value continues.
     """
     result = np.asarray(grid, dtype=np.float32)
-    for axis in reversed(range(result.ndim)):  # the first axis last: there, whole lines are copied
+    for axis in reversed(range(result.ndim)):  # the first axis last: there, whole lines are computed
         inner, outer, n = prepared_shape[axis], source[axis], result.shape[axis]
         place = (np.arange(outer) + 0.5) * (inner / outer) - 0.5  # source pixel -> inference pixel
         place = np.clip((place - offset) / stride, 0, n - 1)  # -> cell
         below = np.minimum(place.astype(np.intp), max(0, n - 2))
         share = (place - below).astype(np.float32).reshape([-1 if a == axis else 1 for a in range(result.ndim)])
-        low = np.take(result, below, axis=axis)
-        if share.any():
-            high = np.take(result, np.minimum(below + 1, n - 1), axis=axis)
-            high -= low
-            high *= share
-            low += high
-        result = low
+        step = np.diff(result, axis=axis, append=np.take(result, [-1], axis=axis))
+        if axis == 0:
+            return _lines(result, step, below, share)
+        high = np.take(step, below, axis=axis)
+        high *= share
+        high += np.take(result, below, axis=axis)
+        result = high
     return result
+
+
+def _lines(
+    cells: NDArray[np.float32], step: NDArray[np.float32], below: NDArray[np.intp], share: NDArray[np.float32]
+) -> NDArray[np.float32]:
+    """Interpolate along the first axis: ``cells[below] + share * step[below]``, cell by cell, while they are in cache."""
+    out = np.empty((len(below), *cells.shape[1:]), np.float32)
+    bounds = np.searchsorted(below, np.arange(len(cells) + 1))
+    for cell, (first, last) in enumerate(itertools.pairwise(bounds.tolist())):
+        if first < last:
+            np.multiply(step[cell], share[first:last], out=out[first:last])
+            out[first:last] += cells[cell]
+    return out
 
 
 def source_box(
