@@ -140,7 +140,7 @@ def limits(paths: list[Path], model: LoadedModel) -> dict[str, float]:
     return {
         "gemm_gflops": round(2 * 1024**3 / best / 1e9, 1),
         "backbone": round(counter.get_total_flops() / 1e9, 3),
-        "search": round(2 * queries * memory._columns.numel() / 1e9, 3),
+        "search": round(2 * queries * memory.columns.numel() / 1e9, 3),
     }
 
 

@@ -7,6 +7,7 @@ Also the interface that everyone who predicts is written against: an `InferenceE
 
 from __future__ import annotations
 
+import functools
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -296,12 +297,13 @@ class InferenceEngine(Protocol):
         ...
 
 
-def plan(shape: Sequence[int], tile: int, overlap: float, multiple: int) -> list[Window]:
+@functools.lru_cache(maxsize=64)
+def plan(shape: tuple[int, int], tile: int, overlap: float, multiple: int) -> tuple[Window, ...]:
     """Return the windows of an inference image of `shape`; one window where it fits in a tile's area."""
     h, w = shape
     side = max(multiple, tile // multiple * multiple)
     size = (h, w) if h * w <= side * side else (min(h, side), min(w, side))
-    return windows(shape, size, overlap, step=multiple)
+    return tuple(windows(shape, size, overlap, step=multiple))
 
 
 def run_windows(
@@ -354,15 +356,19 @@ class _Sheet:
     """One image that its windows' scores are stitched on."""
 
     def __init__(self, pixels: torch.Tensor, stride: int, tile: int, overlap: float, multiple: int) -> None:
-        shape = tuple(pixels.shape[1:])
+        shape = (int(pixels.shape[1]), int(pixels.shape[2]))
         self.pixels = pixels
         self.todo = plan(shape, tile, overlap, multiple)
         self._stride = stride
         self._cells = tuple(n // stride for n in shape)
-        self._stitcher = Stitcher(self._cells, int(tile * overlap) // stride)
+        self._ramp = int(tile * overlap) // stride
         self._best: NDArray[np.float64] | None = None
         self._neighbour: NDArray[np.int64] | None = None
         self._whole: Grid | None = None
+
+    @functools.cached_property
+    def _stitcher(self) -> Stitcher:
+        return Stitcher(self._cells, self._ramp)
 
     def add(self, window: Window, scores: NDArray[Any], references: NDArray[Any] | None) -> None:
         """Take in the scores ``(h', w')`` of a window, and the nearest references where there are any."""

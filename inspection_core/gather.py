@@ -93,7 +93,8 @@ def _turns_that_help(survey: Survey, card: ModelCard, fitter: Fitter) -> list[st
 
 
 def _windows(pixels: torch.Tensor, preparation: Preparation) -> list[Window]:
-    return plan(tuple(pixels.shape[1:]), preparation.tile, preparation.overlap, preparation.multiple)
+    shape = (int(pixels.shape[1]), int(pixels.shape[2]))
+    return list(plan(shape, preparation.tile, preparation.overlap, preparation.multiple))
 
 
 def _add(fitter: Fitter, image: int, pixels: torch.Tensor, origins: torch.Tensor, card: ModelCard) -> None:

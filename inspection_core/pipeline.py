@@ -1,7 +1,8 @@
 """Stages that overlap: reading, the network, finishing and recording, with bounded queues between them.
 
 Reading and finishing run in threads, several inputs at a time. The network runs in the calling thread, which is also
-where Ctrl-C arrives, or, where several calls of it may run at once, in threads of its own. Recording has a thread of
+where Ctrl-C arrives. Where several calls of it may run at once, they run in threads that finish what they have sent
+through it: each time that an input changes threads is a turn to wait for at Python's lock. Recording has a thread of
 its own, because its order is that of the inputs and its writes are grouped. Every queue is bounded, so memory does not
 grow with the number of inputs, and a slow stage slows those before it instead of drowning.
 """
@@ -60,7 +61,7 @@ class Stages(Generic[Item, Ready, Result]):
         How many places a ready input takes in a batch.
     infer
         In the calling thread, or in several: sends inputs through the network together; gives what `finish` takes, in
-        order.
+        order. It sees to it that no more calls are in the network than may be.
     finish
         In threads: makes the result and writes its files.
     record
@@ -95,8 +96,8 @@ def run(
     depth
         Inputs held between two stages; by default twice the number of cores, or the batch.
     lanes
-        Batches that are in the network at once. With more than one, each stage keeps one core busy for each of its
-        threads, and no call uses more.
+        Batches that may be in the network at once. With more than one, no call uses more than one core, and one batch more
+        is on its way, so that cores have something to do while results are finished.
 
     Raises
     ------
@@ -113,7 +114,7 @@ def run(
             stack.enter_context(ThreadPoolExecutor(threads, name, start)) for name in ("read", "finish")
         )
         if lanes > 1:
-            flow.lanes = stack.enter_context(ThreadPoolExecutor(lanes, "network", start))
+            flow.lanes = stack.enter_context(ThreadPoolExecutor(lanes + 1, "network", start))
         feeder = threading.Thread(target=flow.feed, args=(items, readers), name="feed", daemon=True)
         recorder = threading.Thread(target=flow.record, name="record", daemon=True)
         feeder.start()
@@ -139,7 +140,7 @@ class _Flow(Generic[Item, Ready, Result]):
     def __init__(self, stages: Stages[Item, Ready, Result], depth: int) -> None:
         self.stages = stages
         self.reading: queue.Queue[Future[Ready | Finished[Result]] | None] = queue.Queue(depth)
-        self.finishing: queue.Queue[Future[Result] | Finished[Result] | None] = queue.Queue(depth)
+        self.finishing: queue.Queue[Future[list[Result]] | Finished[Result] | None] = queue.Queue(depth)
         self.stop_reading = threading.Event()
         self.broken = threading.Event()
         self.errors: list[BaseException] = []
@@ -197,7 +198,7 @@ class _Flow(Generic[Item, Ready, Result]):
 
     def record(self) -> None:
         """Record results in the order of the inputs: the first at once, those that follow soon together."""
-        one: Future[Result] | Finished[Result] | None = None
+        one: Future[list[Result]] | Finished[Result] | None = None
         try:
             while True:
                 try:
@@ -207,8 +208,8 @@ class _Flow(Generic[Item, Ready, Result]):
                     continue
                 if one is None:
                     break
-                result = self._made(one)  # which may record, and begin a new list
-                self.done.append(result)
+                results = self._made(one)  # which may record, and begin a new list
+                self.done.extend(results)
                 if len(self.done) >= GROUP or self._rest() == 0:
                     self._record()
             self._record()
@@ -237,19 +238,20 @@ class _Flow(Generic[Item, Ready, Result]):
     def _forward(self, group: Sequence[Ready], finishers: ThreadPoolExecutor) -> None:
         if group and self.lanes is None:
             for one in self.stages.infer(group):
-                self._put(self.finishing, finishers.submit(self.stages.finish, one), self.broken)
+                self._put(self.finishing, finishers.submit(self._finish, one), self.broken)
         elif group and self.lanes is not None:
-            given = self.lanes.submit(self.stages.infer, group)
-            for place in range(len(group)):
-                self._put(self.finishing, finishers.submit(self._finish, given, place), self.broken)
+            self._put(self.finishing, self.lanes.submit(self._through, group), self.broken)
 
-    def _finish(self, given: Future[Sequence[Any]], place: int) -> Result:
-        return self.stages.finish(given.result()[place])
+    def _through(self, group: Sequence[Ready]) -> list[Result]:
+        return self._finish(*self.stages.infer(group))
 
-    def _made(self, one: Future[Result] | Finished[Result]) -> Result:
-        """Return a result, once it is there; what was done before it is not kept waiting for long."""
+    def _finish(self, *given: Any) -> list[Result]:
+        return [self.stages.finish(one) for one in given]
+
+    def _made(self, one: Future[list[Result]] | Finished[Result]) -> list[Result]:
+        """Return results, once they are there; what was done before them is not kept waiting for long."""
         if isinstance(one, Finished):
-            return one.result
+            return [one.result]
         if not wait([one], self._rest()).done:
             self._record()
         return one.result()
