@@ -36,6 +36,8 @@ SAME_SPACING = 0.01
 """Two spacings are the same within this share of them."""
 TIE = 1e-9
 """Two diameters are the same within this share of them; rounding must not choose between equal ones."""
+FEW = 100
+"""Points among which all distances are computed sooner than a hull is found."""
 SIZE_UNITS = {("px", 2): "px", ("px", 3): "vox", ("mm", 2): "mm2", ("mm", 3): "mm3"}
 
 
@@ -504,9 +506,9 @@ def _diameters(runs: IntArray, geometry: Geometry, plane_axes: Sequence[int]) ->
     # The Cholesky factor of the Gram matrix keeps all in-plane lengths and angles: spacing, tilt and shear.
     axes = geometry.affine[:-1, list(plane_axes)]
     plane = np.linalg.cholesky(axes.T @ axes).T
-    slices = [runs]
-    if geometry.ndim == 3:
-        slices = [s[:, 1:] for s in np.split(runs, np.flatnonzero(np.diff(runs[:, 0])) + 1)]
+    if geometry.ndim == 2:
+        return _feret(runs, plane)
+    slices = [s[:, 1:] for s in np.split(runs, np.flatnonzero(np.diff(runs[:, 0])) + 1)]
     # The longer diagonal of a slice's box bounds its diameter, so most slices need no hull.
     extent = np.array([[s[-1, 0] - s[0, 0] + 1, s[:, 2].max() - s[:, 1].min() + 1] for s in slices])
     bound = np.maximum(*(np.linalg.norm(extent * signs @ plane.T, axis=1) for signs in ((1, 1), (1, -1))))
@@ -522,7 +524,6 @@ def _diameters(runs: IntArray, geometry: Geometry, plane_axes: Sequence[int]) ->
 
 def _feret(runs: IntArray, plane: Floats) -> tuple[float, float]:
     """Return the diameters of one slice's runs ``(y, first x, last x)``, in raster order."""
-    from scipy.spatial import ConvexHull
     from scipy.spatial.distance import cdist
 
     line = np.flatnonzero(np.diff(runs[:, 0], prepend=runs[0, 0] - 1))  # of a line's runs only the ends matter
@@ -533,10 +534,14 @@ def _feret(runs: IntArray, plane: Floats) -> tuple[float, float]:
     for x, outwards in ((left, -1), (right, 1)):
         corner = _bends(y, outwards * x)
         at, end = y[corner], x[corner]
-        tips += [(at, end + outwards * 0.5), (at - 0.5, end), (at + 0.5, end)]
-    points = np.concatenate([np.stack(tip, axis=1) for tip in tips])
-    # A hull maps with its points, and in index units no spacing can flatten it: it holds at least one diamond.
-    corners = points[ConvexHull(points).vertices] @ plane.T
+        tips += [at, end + outwards / 2, at - 0.5, end, at + 0.5, end]
+    points = np.stack([np.concatenate(tips[::2]), np.concatenate(tips[1::2])], axis=1)
+    if len(points) > FEW:
+        from scipy.spatial import ConvexHull
+
+        # A hull maps with its points, and in index units no spacing can flatten it: it holds at least one diamond.
+        points = points[ConvexHull(points).vertices]
+    corners = points @ plane.T
     distances = cdist(corners, corners)
     long_axis = float(distances.max())
     a, b = np.nonzero(distances >= long_axis * (1 - TIE))
