@@ -32,7 +32,7 @@ PAUSE = 0.05
 """Seconds between two recordings while results keep coming. A transaction takes longer than most of its rows."""
 
 PAUSE = 0.05
-"""Seconds from one recording to the next while results keep coming: a transaction takes longer than most of its rows."""
+"""Seconds from one recording to the next while results keep coming: a transaction takes longer than its rows."""
 
 PATIENCE = 0.1
 """Seconds after which a waiting stage looks whether it should stop."""
@@ -96,8 +96,8 @@ def run(
     depth
         Inputs held between two stages; by default twice the number of cores, or the batch.
     lanes
-        Batches that may be in the network at once. With more than one, no call uses more than one core, and one batch more
-        is on its way, so that cores have something to do while results are finished.
+        Batches that may be in the network at once. With more than one, no call uses more than one core, and one batch
+        more is on its way, so that cores have something to do while results are finished.
 
     Raises
     ------

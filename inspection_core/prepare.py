@@ -443,7 +443,7 @@ def restore(
 def _lines(
     cells: NDArray[np.float32], step: NDArray[np.float32], below: NDArray[np.intp], share: NDArray[np.float32]
 ) -> NDArray[np.float32]:
-    """Interpolate along the first axis: ``cells[below] + share * step[below]``, cell by cell, while they are in cache."""
+    """Interpolate along the first axis, ``cells[below] + share * step[below]``, cell by cell, while it is in cache."""
     out = np.empty((len(below), *cells.shape[1:]), np.float32)
     bounds = np.searchsorted(below, np.arange(len(cells) + 1))
     for cell, (first, last) in enumerate(itertools.pairwise(bounds.tolist())):

@@ -120,8 +120,8 @@ class Backbone(nn.Module):
         """Turn ``(B, 1 or 3, h, w)`` with the window at 0 and 1 into the normalised three channels."""
         mean = torch.tensor(self.mean, device=batch.device).view(1, 3, 1, 1)
         std = torch.tensor(self.std, device=batch.device).view(1, 3, 1, 1)
-        # Grey becomes three channels here, and not by broadcasting: OpenVINO may leave that to the subtraction, join the
-        # division and the first convolution, and then miss two channels.
+        # Grey becomes three channels here, and not by broadcasting: OpenVINO may leave that to the subtraction, join
+        # the division and the first convolution, and then miss two channels.
         return ((torch.cat([batch] * 3, dim=1) if batch.shape[1] == 1 else batch) - mean) / std
 
     def measure_offset(self) -> float:

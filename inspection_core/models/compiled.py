@@ -2,8 +2,8 @@
 
 A network is compiled once, with its input's sides left free, so that a new size costs nothing; for a size that comes
 again and again it is compiled once more. Each call runs on one core, and as many calls as there are cores run at once:
-so no core waits for another, and a result does not depend on how many there are. Networks whose scratch memory is large run one call at a time on all cores instead, and are compiled
-for each shape that comes; the last few are kept.
+so no core waits for another, and a result does not depend on how many there are. Networks whose scratch memory is large
+run one call at a time on all cores instead, and are compiled for each shape that comes; the last few are kept.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ SHAPES = 16
 """Shapes that a network is kept compiled for; compiling takes about a tenth of a second."""
 
 OFTEN = 32
-"""Calls of one shape after which a network with free sides is compiled for it: a fifth of a call's time is saved, so that
-as many calls again pay for it."""
+"""Calls of one shape after which a network with free sides is compiled for it: a fifth of a call's time is saved, so
+that twice as many pay for it."""
 
 FIXED = 4
 """Shapes that a network with free sides is compiled for besides."""

@@ -50,8 +50,8 @@ def with_search(model: Any, references: Sequence[References]) -> Any:
     Returns
     -------
     openvino.Model
-        Gives two outputs for each one of `model`: float32 ``(B, h', w')``, distance times density, and int32 of the same
-        shape, the number of the nearest reference.
+        Gives two outputs for each one of `model`, ``(B, h', w')``: float32, distance times density, and int32, the
+        number of the nearest reference.
     """
     import openvino
 

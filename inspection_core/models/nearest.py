@@ -45,8 +45,8 @@ class Memory:
     Attributes
     ----------
     columns, norms
-        float32 ``(s + 1, m)``, or ``(d, m)`` of an exact search, and ``(m,)``: the references as they are searched, times
-        -2, and their squared lengths.
+        float32 ``(s + 1, m)``, or ``(d, m)`` of an exact search, and ``(m,)``: the references as they are searched,
+        times -2, and their squared lengths.
     """
 
     def __init__(self, vectors: Tensor, basis: Tensor | None = None) -> None:

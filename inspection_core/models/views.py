@@ -60,7 +60,10 @@ class View:
         return F.interpolate(batch, size=size, mode="bilinear", antialias=True, align_corners=False)
 
     def contrast(self, batch: Tensor, multiple: int = 1) -> Tensor:
-        """Return what is left of a batch of the view's size, sides multiples of `multiple`, without its blur, amplified."""
+        """Return what is left of a batch without its blur, amplified.
+
+        The batch is of the view's size, with sides that are multiples of `multiple`.
+        """
         return 0.5 + self.gain * (batch - blurred(batch, self.blur, multiple)) if self.blur else batch
 
 

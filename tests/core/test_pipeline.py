@@ -47,6 +47,38 @@ def test_an_error_in_a_lane_is_raised_and_what_was_before_it_is_recorded():
     assert done == list(range(20))
 
 
+def test_the_first_result_is_recorded_at_once_and_those_that_keep_coming_together():
+    together, when = [], []
+
+    def read(n):
+        time.sleep(0.002)
+        return n
+
+    def record(done):
+        together.append(list(done))
+        when.append(time.monotonic())
+
+    pipeline.run(range(60), stages(read=read, record=record))
+    assert [n for done in together for n in done] == list(range(60))
+    assert len(together[0]) == 1
+    assert max(map(len, together)) > 1
+    assert len(together) <= 2 + (when[-1] - when[0]) / pipeline.PAUSE
+
+
+def test_a_result_waits_no_longer_than_a_pause_for_the_next():
+    recorded = {}
+
+    def slow_last(n):
+        time.sleep(1.0 if n == 3 else 0)
+        return n
+
+    def record(done):
+        recorded.update(dict.fromkeys(done, time.monotonic()))
+
+    pipeline.run(range(4), stages(read=slow_last, record=record))
+    assert recorded[3] - recorded[2] > 0.5
+
+
 def test_nothing_at_all():
     pipeline.run([], stages())
 

@@ -13,7 +13,17 @@ from inspection_core.device import Device
 from inspection_core.engine import Engine
 from inspection_core.infer import measure
 from inspection_core.models.backbone import Backbone
-from inspection_core.models.compiled import FEW, SHAPES, Compiled, _spread_channels, convert, read, written
+from inspection_core.models.compiled import (
+    FEW,
+    FIXED,
+    OFTEN,
+    SHAPES,
+    Compiled,
+    _spread_channels,
+    convert,
+    read,
+    written,
+)
 from inspection_core.models.views import Describer, View
 
 TORCH, OPENVINO = Device("cpu"), Device("cpu", 1, "openvino")
@@ -64,6 +74,61 @@ def test_a_new_size_is_not_compiled_anew():
     for n in range(8, 12):
         assert network(torch.ones((1, 1, n, 8)).numpy())[0].shape == (1, 2, n - 2, 6)
     assert len(network._by_shape) == 1
+
+
+def repeated(network: Compiled, batch: np.ndarray, times: int = OFTEN + 2) -> list[np.ndarray]:
+    return [network(batch)[0] for _ in range(times)]
+
+
+def test_a_size_that_comes_often_is_compiled_for_and_changes_no_bit():
+    torch.manual_seed(0)
+    layers = [torch.nn.Conv2d(3, 16, 3, padding=1), torch.nn.ReLU6(), torch.nn.Conv2d(16, 16, 3, stride=2, groups=16)]
+    batch = torch.rand((1, 3, 48, 80))
+    network = Compiled(convert(torch.nn.Sequential(*layers).eval(), batch))
+    given = repeated(network, batch.numpy())
+    assert list(network._fixed) == [(1, 3, 48, 80)]
+    assert all(np.array_equal(one, given[0]) for one in given)
+
+
+def test_few_sizes_are_compiled_for_and_those_used_last_stay():
+    network = Compiled(convert(torch.nn.ReLU().eval(), torch.zeros((1, 1, 4, 4))))
+    for n in range(1, FIXED + 2):
+        repeated(network, np.ones((1, 1, n, 2), np.float32))
+        network(np.ones((1, 1, 1, 2), np.float32))
+    assert sorted(shape[2] for shape in network._fixed) == [1, *range(3, FIXED + 2)]
+    repeated(network, np.ones((1, 1, 2, 2), np.float32))  # which had to go, and may come back
+    assert (1, 1, 2, 2) in network._fixed
+
+
+def test_a_network_that_gives_other_bits_for_a_known_size_stays_as_it_was(monkeypatch):
+    network = Compiled(convert(torch.nn.ReLU().eval(), torch.zeros((1, 1, 4, 4))))
+    other = Compiled(convert(torch.nn.LeakyReLU(0.5).eval(), torch.zeros((1, 1, 4, 4))))
+    monkeypatch.setattr(network, "_compile", lambda shape: other._compile(shape) if shape[2] > 0 else compile_(shape))
+    compile_ = Compiled._compile.__get__(network)
+    given = repeated(network, np.full((1, 1, 4, 4), -1, np.float32))
+    assert all((one == 0).all() for one in given)
+    assert not network._fixed
+
+
+def test_a_network_that_cannot_be_compiled_for_a_size_stays_as_it_was(monkeypatch):
+    network = Compiled(convert(torch.nn.ReLU().eval(), torch.zeros((1, 1, 4, 4))))
+    network(np.ones((1, 1, 4, 4), np.float32))
+
+    def fail(shape: tuple[int, ...]) -> None:
+        raise RuntimeError("an optimisation went wrong")
+
+    monkeypatch.setattr(network, "_compile", fail)
+    assert all((one == 1).all() for one in repeated(network, np.ones((1, 1, 4, 4), np.float32)))
+
+
+def test_grey_is_three_channels_where_the_size_is_known_too():
+    torch.manual_seed(0)
+    describer = Describer(Backbone("resnet18"), [View()])
+    describer.to(OPENVINO)
+    batch = torch.rand((1, 1, 64, 64))
+    given = [next(describer(batch))[0] for _ in range(OFTEN + 1)]
+    assert len(describer._compiled[0]._fixed) == 1
+    assert torch.equal(given[0], given[-1])
 
 
 def test_a_graph_that_was_written_and_read_gives_the_same_to_the_bit():

@@ -14,6 +14,7 @@ from inspection_core.models import weights
 from inspection_core.models.backbone import Backbone
 from inspection_core.models.compiled import convert, written
 from inspection_core.models.patch_memory import GRAPH, KEPT_WINDOWS, PatchMemoryFitter, View, load
+from inspection_core.models.views import blurred
 
 CPU, OPENVINO = Device("cpu"), Device("cpu", 1, "openvino")
 SETTINGS = {"views": ((1.0, 0.0, 1.0, True),), "memory": 64, "share": 0.5, "dim": 16, "smoothing": 0.0}
@@ -44,6 +45,13 @@ def test_a_view_of_detail_does_not_see_exposure():
 def test_a_smaller_view_has_whole_multiples():
     assert View(factor=0.8).apply(torch.rand((1, 1, 64, 96)), 16).shape == (1, 1, 48, 80)
     assert View(factor=0.01).apply(torch.rand((1, 1, 64, 96)), 16).shape == (1, 1, 16, 16)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_sides_known_to_be_multiples_of_16_are_blurred_to_the_same_values(channels):
+    batch = torch.rand((2, channels, 48, 80))
+    assert torch.allclose(blurred(batch, 2.5, multiple=16), blurred(batch, 2.5), rtol=1e-6, atol=1e-7)
+    assert torch.equal(blurred(batch[..., :40], 2.5, multiple=8), blurred(batch[..., :40], 2.5))
 
 
 def test_a_memory_of_one_image_explains_with_that_image(fitter):
