@@ -551,7 +551,7 @@ def _feret(runs: IntArray, plane: Floats) -> tuple[float, float]:
 
 
 def _bends(y: Floats, x: Floats) -> NDArray[np.bool_]:
-    """Say which points of a line ``x`` over ascending ``y`` are above the straight between those beside them, or end it.
+    """Say which points of a line ``x`` over ascending ``y`` are above the straight between their neighbours, or end it.
 
     The others are between points of the line, or below such, and so no corners of its hull.
     """
