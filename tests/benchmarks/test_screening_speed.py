@@ -62,3 +62,30 @@ def test_every_stage_stands_beside_its_limits(speed):
     assert "100 GFLOP/s" in notes[0]
     assert "10.0 GB/s" in notes[0]
     assert "All stages take 10.0 ms, their limits 7.1 ms" in notes[2]
+
+
+def test_what_was_wanted_stands_beside_what_there_is(speed):
+    turn = {
+        "ours, fast": {"ms": 12.5, "cpu_ms": 20.0},
+        "anomalib PatchCore, 1 %": {"ms": 62.5, "cpu_ms": 120.0},
+        "anomalib PatchCore, 10 %": {"ms": 75.0, "cpu_ms": 130.0},
+    }
+    result = {
+        "rounds": [turn, turn],
+        "auroc": {"parts": {"cpu": 0.950, "cpu/torch": 0.953}},
+        "fit": {"images": 90, "wall": 8.64, "cpu": 14.2},
+        "coreset": {"ours": {"seconds": 0.5, "radius": 27.0}, "peer": {"seconds": 30.0, "radius": 30.0}},
+    }
+    images, tenth, hundredth, coreset, auroc, fit = speed.aims(result)
+    assert images == "At least 60 images a second were wanted: there are 80."
+    assert tenth.endswith("was wanted: **it is 6.0 times, 6.5 by CPU time, which falls short**.")
+    assert hundredth.endswith("was wanted: it is 5.0 times, 6.0 by CPU time.")
+    assert coreset.endswith("it is 60 times, with 0.90 of its covering radius.")
+    assert auroc.endswith("**it is lower by 0.0030 at most, which falls short**.")
+    assert "90 images with `fast`: 8.6 s" in fit
+
+
+def test_without_the_peer_nothing_is_said_of_it(speed):
+    turn = {"ours, fast": {"ms": 12.5, "cpu_ms": 20.0}}
+    notes = speed.aims({"rounds": [turn], "auroc": {}, "fit": {"images": 90, "wall": 8.0, "cpu": 14.0}})
+    assert len(notes) == 2
