@@ -238,9 +238,7 @@ def main():
     parser.add_argument("--slices", type=int, default=200)
     parser.add_argument("--images", type=int, default=100)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument(
-        "--sets", default="plain,cold,rle,png,jpeg", help=f"of {', '.join([*SERIES, *IMAGES])}"
-    )
+    parser.add_argument("--sets", default="plain,cold,rle,png,jpeg", help=f"of {', '.join([*SERIES, *IMAGES])}")
     parser.add_argument("--readers", default=",".join(READERS), help="of the series")
     options = parser.parse_args()
     facts, results = machine(PACKAGES), []
