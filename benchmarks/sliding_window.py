@@ -297,6 +297,8 @@ def main():
         for k, volume in enumerate(filter(None, options.volumes.split(","))):
             rows, rounds = (others, 1) if k else (who, options.rounds)
             results.append(side_by_side(volume, rows, rounds, options.device, work))
+            notes = [note for one in results for note in aims(one)]  # of a run that is cut short, so much is there
+            write_json(options.out, facts, [volume_table(r) for r in results], {"volumes": results}, notes)
         for volume in filter(None, options.growing.split(",")):
             pair = [name for name in ("monai", "ours") if name in who]
             growing.append(side_by_side(volume, pair, 1, options.device, work))
