@@ -66,15 +66,27 @@ walks: $(VENV)/viewer display
 	xvfb-run -a -s '-screen 0 1600x1200x24' $(BIN)/python docs/walks.py
 
 # Every script in benchmarks/ by itself; one that fails does not keep the others from running, and one that lacks what it
-# needs says so. Then the page's tables. The viewer's are measured where it is installed, on a display of their own.
+# needs says so. Then the page's tables, at the end, since the scripts say which commit they measured and whether files
+# differ from it. What is left out keeps the page's figures, so results of an earlier run are cleared away first. The
+# viewer's are measured where it is installed, on a display of their own. The peer's Python is told by
+# benchmarks/accuracy/peer_patchcore.py.
 DEVICE ?= cpu
-ON_DISPLAY := $(shell command -v xvfb-run >/dev/null && echo "xvfb-run -a -s '-screen 0 1600x1200x24'")
+export INSPECTION_PEER ?= $(wildcard $(abspath peer/bin/python))
 BENCHMARKS := $(filter-out benchmarks/common.py benchmarks/tables.py,$(wildcard benchmarks/*.py))
-bench: setup
+$(VENV)/bench: $(VENV)/installed
 	$(BIN)/python -m pip install --quiet --editable ".[bench]"
-	@status=0; for script in $(BENCHMARKS); do \
-		case $$script in *viewer*) on="$(ON_DISPLAY)";; *) on=;; esac; \
-		echo "== $$script"; eval $$on $(BIN)/python $$script --device $(DEVICE) || status=1; \
+	@touch $@
+
+bench: $(VENV)/bench
+	@$(BIN)/python -c 'import napari' 2>/dev/null && ! { $(HAVE_DISPLAY); } && \
+		$(MAKE) --no-print-directory install-packages PACKAGES="$(VIEWER_PACKAGES)" OPTIONAL=1 || true
+	@rm -f benchmark-results/*.json
+	@status=0; number=0; all=$$(date +%s); for script in $(BENCHMARKS); do \
+		number=$$((number + 1)); begun=$$(date +%s); \
+		echo "== $$(date +%H:%M:%S) $$script, $$number of $(words $(BENCHMARKS)), $$(((begun - all) / 60)) minutes after the start"; \
+		on=; case $$script in *viewer*) command -v xvfb-run >/dev/null && on="xvfb-run -a -s '-screen 0 1600x1200x24'";; esac; \
+		eval $$on $(BIN)/python $$script --device $(DEVICE) || { echo "== $$script failed"; status=1; }; \
+		echo "== $$script took $$(($$(date +%s) - begun)) s"; \
 	done; $(BIN)/python benchmarks/tables.py || status=1; exit $$status
 
 guard: setup

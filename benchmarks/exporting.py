@@ -7,19 +7,23 @@
 
 Needs the extra ``[export]``. A set is an MVTec-style folder: `train/good`, `test/good`, `test/DEFECT`; int8 takes its
 ranges from `train/good`. Studies are a folder with `images` and `masks`, as for `inspection evaluate`; int8 takes its
-ranges from the last of them, and the first ones are measured. Each export is made, and compared with its original, in a
-process that is ended after ``--limit`` seconds. Then every image goes through the original and through all exports in
-turn, so that each meets the same load; milliseconds are CPU time, all threads together, of network and search (no
-decoding, no findings). All of it runs on the CPU.
+ranges from the last of them, and the first ones are measured. A set's model also becomes a bundle for an edge device;
+what it asks for is installed from the package index into an environment of its own, and there it runs on all images.
+Each export is made, and compared with its original, in a process that is ended after ``--limit`` seconds. Then every
+image goes through the original and through all exports in turn, so that each meets the same load; milliseconds are CPU
+time, all threads together, of network and search (no decoding, no findings). All of it runs on the CPU.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import shutil
+import subprocess
 import sys
 import tempfile
 import time
+import venv
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -31,9 +35,10 @@ from inspection_core.cases import find_cases, read_case
 from inspection_core.engine import Engine, LoadedModel
 from inspection_core.evaluate import GOOD, cases
 from inspection_core.export_model import PRECISIONS, export
-from inspection_core.export_model.parity import MASK_TOLERANCES, TOLERANCES, compare, difference, megabytes
+from inspection_core.export_model.edge import RUNNER
+from inspection_core.export_model.parity import MASK_TOLERANCES, REPORT, TOLERANCES, compare, difference, megabytes
 from inspection_core.image import Image
-from inspection_core.infer import begin, complete, forward
+from inspection_core.infer import begin, complete, forward, predict
 from inspection_core.io.raster import list_images, read_raster
 from inspection_core.learn import fit
 from inspection_core.metrics import image_metrics
@@ -43,6 +48,8 @@ FORMS = [(form, precision) for form, known in PRECISIONS.items() for precision i
 DEFAULT_SET, DEFAULT_SCANS = ("industrial", "pv_el", "pv_cell_mono"), ("medical", "lgg2d", "test")
 PAUSE = 0.05
 """Seconds before each call: threads of ONNX Runtime turn for a while after their work, and would count for the next."""
+INSTALLERS = ("pip", "setuptools", "wheel", "_distutils_hack", "distutils-precedence.pth")
+"""Beginnings of what an environment holds besides what was asked for."""
 COLUMNS = ["form", "", "score differs by", "labels differ", "other verdicts", "let through", "CPU ms", "MB"]
 
 
@@ -117,8 +124,88 @@ def parts(root: Path, given: Path | None, options: argparse.Namespace, scratch: 
         bad, score = (np.array(v) for v in zip(*row.pop("graded"), strict=True))
         rows.append({**row, "value": image_metrics(bad, score, score > np.inf).auroc})
     what = folder.name if given else f"preset {options.preset}"
-    return {"data": f"{root.name}, {what}", "images": len(todo), "unit": "images", "accuracy": "image AUROC",
-            "rows": rows, "failed": failed}  # fmt: skip
+    found = {"data": f"{root.name}, {what}", "images": len(todo), "unit": "images", "accuracy": "image AUROC",
+             "rows": rows, "failed": failed}  # fmt: skip
+    if not options.no_edge:
+        found["edge"] = edge_bundle(model, [case.path.absolute() for case in todo], options.limit, scratch)
+    return found
+
+
+def edge_bundle(model: LoadedModel, images: list[Path], limit: float, scratch: Path) -> dict[str, Any]:
+    """Return how a bundle for an edge device compares with its model, in this environment and in one of its own."""
+    folder = scratch / "edge"
+    done = in_process(__file__, "--export", model.folder, "edge", "fp32", folder,
+                      json.dumps([str(p) for p in images]), "[]", limit=limit)  # fmt: skip
+    print(f"  edge {done}", file=sys.stderr, flush=True)
+    if "error" in done:
+        return done
+    found = json.loads((folder / REPORT).read_text(encoding="utf-8"))
+    rows = found["images"]
+    result = {
+        "images": len(rows),
+        "score_difference": max(r["score_difference"] for r in rows),
+        "largest_difference": max(r["largest_difference"] for r in rows),
+        "mask_share": max(r["mask_share"] for r in rows),
+        "other_verdicts": sum(not r["same_verdict"] for r in rows),
+        "let_through": not found["beyond_tolerance"],
+        "ms": found["network_ms"],
+        "megabytes": megabytes(folder),
+    }
+    try:
+        return {**result, "alone": edge_alone(model, folder, images, limit, scratch / "device")}
+    except (OSError, subprocess.SubprocessError) as error:
+        return {**result, "alone": {"error": f"could not be installed and run ({type(error).__name__})"}}
+
+
+def edge_alone(model: LoadedModel, folder: Path, images: list[Path], limit: float, place: Path) -> dict[str, Any]:
+    """Install what a bundle asks for into a fresh environment at `place`, and run it there on images."""
+    venv.create(place, with_pip=True)
+    python = place / ("Scripts" if sys.platform == "win32" else "bin") / "python"
+    words = ["-m", "pip", "install", "--quiet", "--no-compile", "--disable-pip-version-check"]
+    subprocess.run([python, *words, "-r", folder / "requirements.txt"], check=True, capture_output=True, timeout=limit)
+    size = installed_bytes(place)
+    lines = place / "lines.jsonl"
+    started = time.perf_counter()
+    subprocess.run([python, "-I", folder / RUNNER, "--out", lines, "--", *images], check=True, capture_output=True,
+                   timeout=limit)  # fmt: skip
+    seconds = time.perf_counter() - started
+    found = {row["path"]: row for row in map(json.loads, lines.read_text(encoding="utf-8").splitlines())}
+    pairs = [(predict(read_raster(path), model), found[str(path)]) for path in images]
+    shutil.rmtree(place)
+    return {
+        "images": len(pairs),
+        "score_difference": max(abs(own.image_score - row["score"]) for own, row in pairs),
+        "other_verdicts": sum(own.verdict != row["verdict"] for own, row in pairs),
+        "ms": 1e3 * float(np.median([row["seconds"] for _, row in pairs])),
+        "process_seconds": seconds,
+        "installed_megabytes": size / 1e6,
+    }
+
+
+def installed_bytes(place: Path) -> int:
+    """Return the bytes of the packages in an environment, without those that installed them."""
+    own = [p for root in place.rglob("site-packages") for p in root.iterdir() if not p.name.startswith(INSTALLERS)]
+    files = [f for p in own for f in (p.rglob("*") if p.is_dir() else [p]) if "__pycache__" not in f.parts]
+    return sum(f.stat().st_size for f in files if f.is_file())
+
+
+def edge_table(found: dict[str, Any]) -> dict[str, Any]:
+    """Return the table of a set's edge bundle."""
+    edge, title = found["edge"], f"{found['data']}, the edge bundle"
+    columns = ["environment", "score differs by", "labels differ", "other verdicts", "let through",
+               "ms from file to verdict", "bundle, MB", "installed beside it, MB"]  # fmt: skip
+    if "error" in edge:
+        return table(title, columns, [["the suite's", f"failed: {edge['error'][:80]}", *[""] * 6]])
+    rows = [["the suite's", f"{edge['score_difference']:.2g}", f"{edge['mask_share']:.2%}", edge["other_verdicts"],
+             "yes" if edge["let_through"] else "**no**", f"{edge['ms']['export']:.1f}", f"{edge['megabytes']:.1f}",
+             ""]]  # fmt: skip
+    alone = edge["alone"]
+    if "error" in alone:
+        rows.append(["of its own", alone["error"], *[""] * 6])
+    else:
+        rows.append(["of its own", f"{alone['score_difference']:.2g}", "", alone["other_verdicts"], "",
+                     f"{alone['ms']:.1f}", "", f"{alone['installed_megabytes']:.0f}"])  # fmt: skip
+    return table(title, columns, rows)
 
 
 def scans(root: Path, options: argparse.Namespace, scratch: Path) -> dict[str, Any]:
@@ -170,6 +257,7 @@ def main() -> int:
     parser.add_argument("--scans", type=Path, metavar="STUDIES")
     parser.add_argument("--patients", type=int, default=3)
     parser.add_argument("--forms", nargs="+", metavar="FORM-PRECISION", default=[f"{f}-{p}" for f, p in FORMS])
+    parser.add_argument("--no-edge", action="store_true", help="without the bundle for an edge device")
     parser.add_argument("--limit", type=float, default=300, help="seconds that an export may take")
     options = parser.parse_args()
     options.forms = [tuple(name.split("-")) for name in options.forms]
@@ -185,10 +273,12 @@ def main() -> int:
     for work, *given in [*jobs, *([(scans, options.scans)] if options.scans else [])]:
         with tempfile.TemporaryDirectory(prefix="exporting-") as scratch:
             found.append(work(*given, options, Path(scratch)))
-        result = write_json(options.out, facts, [result_table(f) for f in found], found)
+        made = [result_table(f) for f in found] + [edge_table(f) for f in found if "edge" in f]
+        result = write_json(options.out, facts, made, found)
     print(render(result))
     # bfloat16 that does not come to an end is the processor's fault, and said in its row.
     failed = [one for f in found for one in f["failed"] if one[1] != "bf16"]
+    failed += [f for f in found if "error" in f.get("edge", ())]
     return 1 if failed else 0
 
 

@@ -73,13 +73,26 @@ def row(run: dict) -> list:
             f"{run['all_patches_mib']:,.0f}"]  # fmt: skip
 
 
+def grown(runs: list[dict]) -> list[str]:
+    """Say by how much memory grows from the fewest images to the most, of each preset."""
+    notes = []
+    for preset in dict.fromkeys(run["preset"] for run in runs):
+        done = sorted(
+            (run["images"], run["resident_mib"]) for run in runs if run["preset"] == preset and "error" not in run
+        )
+        if len(done) > 1:
+            (few, least), (many, most) = done[0], done[-1]
+            notes.append(f"From {few:,} images to {many:,}, `{preset}` takes {most - least:,.0f} MiB more.")
+    return notes
+
+
 def main() -> int:
     """Fit each preset on each number of images."""
     if sys.argv[1:2] == ["--measure"]:
         fit_here(*sys.argv[2:])
         return 0
     parser = arguments("fitting", __doc__)
-    parser.add_argument("--images", type=int, nargs="+", default=[20, 100, 2000, 5000])
+    parser.add_argument("--images", type=int, nargs="+", default=[100, 2000, 5000])
     parser.add_argument("--presets", nargs="+", default=["fast"], help="fast, accurate, or both")
     options = parser.parse_args()
     if why := lacking("elpv_dataset", extra="samples"):
@@ -94,7 +107,7 @@ def main() -> int:
                 words = ("--measure", folder, f"{scratch}/{preset}", preset, options.device)
                 runs.append({"preset": preset, "images": count, **in_process(__file__, *words)})
                 print(f"  {runs[-1]}", file=sys.stderr, flush=True)
-        result = write_json(options.out, facts, [table("", COLUMNS, [row(run) for run in runs])], runs)
+        result = write_json(options.out, facts, [table("", COLUMNS, [row(run) for run in runs])], runs, grown(runs))
     print(render(result))
     return 1 if any("error" in run for run in runs) else 0
 

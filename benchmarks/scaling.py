@@ -231,6 +231,29 @@ def plots(axis: str, points: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return made
 
 
+def growth(axis: str, points: list[dict[str, Any]]) -> list[str]:
+    """Say in a sentence for each line how CPU time and memory grow from its first point to its last."""
+    notes = []
+    for line in dict.fromkeys(point["line"] for point in points):
+        own = [point for point in points if point["line"] == line and all("error" not in run for run in point["runs"])]
+        if len(own) < 2:
+            continue
+        cpu, mib = (
+            [float(np.median([run[key] for run in point["runs"]])) for point in own]
+            for key in ("cpu_seconds", "resident_mib")
+        )
+        more = own[-1]["at"] - own[0]["at"]
+        each, held = (cpu[-1] - cpu[0]) / more, (mib[-1] - mib[0]) * 2**20 / more
+        said = {
+            "images": f"one image more takes {1e3 * each:.1f} ms of CPU, tables and report included, and all of them "
+            f"{mib[-1] - mib[0]:,.0f} MiB",
+            "volume": f"a million voxels more take {each:.2f} s of CPU, and a voxel more {held / 1e6:.1f} bytes",
+        }.get(axis, f"{cpu[-1] / cpu[0]:.1f} times the CPU time, and {mib[-1] - mib[0]:,.0f} MiB more")
+        ends = (f"{own[k]['at']:,.{1 if axis == 'volume' else 0}f}" for k in (0, -1))
+        notes.append(f"{CAPTIONS[axis]}, {line}, from {' to '.join(ends)}: {said}.")
+    return notes
+
+
 def main() -> int:
     """Measure every point of every axis."""
     if sys.argv[1:2] == ["--measure"]:
@@ -262,7 +285,8 @@ def main() -> int:
             shutil.rmtree(scratch)
             tables = [result_table(axis, points) for axis, points in found.items()]
             drawn = [one for axis, points in found.items() for one in plots(axis, points)]
-            result = write_json(options.out, facts, tables, found, plots=drawn)  # of a run that is cut short, so much
+            notes = [one for axis, points in found.items() for one in growth(axis, points)]
+            result = write_json(options.out, facts, tables, found, notes, drawn)  # of a run that is cut short, so much
     print(render(result))
     return 1 if any("error" in r for points in found.values() for p in points for r in p["runs"]) else 0
 

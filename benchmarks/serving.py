@@ -1,6 +1,6 @@
 """How many requests a second `inspection serve` answers, how long they take, and what it does with more than it can.
 
-    python benchmarks/serving.py                                 one to many clients, 20 s each; needs [bench], [serve]
+    python benchmarks/serving.py                                 one to many clients, 12 s each; needs [bench], [serve]
     python benchmarks/serving.py --seconds 5 --clients 1,8       a quick look
 
 A model is fitted on generated pictures, and served by a process of its own on the loopback; locust, in another, sends
@@ -169,7 +169,7 @@ def main() -> int:
     """Measure; 1 if anything failed that was no refusal."""
     parser = arguments("serving", __doc__)
     parser.add_argument("--clients", type=numbers, default=[1, 2, 4, 8, 32], help="of each stage, with commas")
-    parser.add_argument("--seconds", type=int, default=20, help="of each stage")
+    parser.add_argument("--seconds", type=int, default=12, help="of each stage")
     parser.add_argument("--queue", type=int, default=6, help="requests that may wait")
     parser.add_argument("--workers", type=int, default=2, help="requests in work at once")
     parser.add_argument("--side", type=int, default=256, help="of the picture, in pixels")

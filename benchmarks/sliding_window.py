@@ -25,7 +25,7 @@ from pathlib import Path
 import numpy as np
 from common import arguments, in_process, machine, measured, peak_bytes, plot, ratios, render, spread, table, write_json
 
-VOLUMES = ("3x160x240x240x4", "1x300x512x512x20")
+VOLUMES = ("3x160x240x240x4", "1x300x512x512x4", "1x300x512x512x20")
 GROWING = ("1x96x96x96x4", "1x96x192x192x4", "1x192x192x192x4", "1x192x288x288x4")
 LARGE = "1x1000x512x512x20"
 TITLES = {
@@ -35,6 +35,8 @@ TITLES = {
     "skip": "ours, background skipped",
 }
 SIDE, OVERLAP = 96, 0.5
+TIMES, ROOM, SCORE, OTHER = 2, 1 / 3, 1e-3, 1e-4
+"""What was wanted: times MONAI's speed, share of its memory, difference of scores, share of voxels of another class."""
 PACKAGES = ("inspection-suite", "torch", "openvino", "monai", "numpy")
 
 
@@ -255,6 +257,25 @@ def volume_table(result):
     return table(f"{channels} x {d} x {h} x {w}, {classes} classes", columns, rows)
 
 
+def aims(result):
+    """Say what was wanted of a volume beside MONAI, and what there is."""
+    ours, base = (result["runs"].get(name, []) for name in ("ours", "monai"))
+    times, cpu, room = ratios(base, ours, "seconds"), ratios(base, ours, "cpu_seconds"), ratios(ours, base, "peak_mib")
+    if not times or "ours" not in result["agree"]:
+        return []
+    times, cpu, room = (statistics.median(found) for found in (times, cpu, room))
+    agree = result["agree"]["ours"]
+    said = {
+        f"{times:.2f} times MONAI's speed ({TIMES} were wanted; {cpu:.2f} by CPU time)": times >= TIMES,
+        f"{room:.2f} of its memory ({ROOM:.2f} at most)": room <= ROOM,
+        f"scores within {agree['worst']:.1e} ({SCORE:g})": agree["worst"] <= SCORE,
+        f"{agree['other']:.4%} of voxels of another class ({OTHER:.2%})": agree["other"] <= OTHER,
+    }
+    kept = (text if reached else f"**{text}, which falls short**" for text, reached in said.items())
+    channels, d, h, w, classes = sides(result["volume"])
+    return [f"{channels} x {d} x {h} x {w}, {classes} classes: {', '.join(kept)}."]
+
+
 def middle(runs, key):
     return statistics.median(r[key] for r in runs)
 
@@ -266,23 +287,27 @@ def main():
     parser.add_argument("--volumes", default=",".join(VOLUMES), help="with commas")
     parser.add_argument("--growing", default=",".join(GROWING), help="volumes of the plot; empty leaves it out")
     parser.add_argument("--large", default=LARGE, help="the study whose memory is measured; empty leaves it out")
-    parser.add_argument("--rows", default=",".join(TITLES), help=f"of {', '.join(TITLES)}")
-    parser.add_argument("--rounds", type=int, default=3, help="of the first volume and of the plot; others have one")
+    parser.add_argument("--rows", default=",".join(TITLES), help=f"of the first volume, of {', '.join(TITLES)}")
+    parser.add_argument("--other-rows", default="monai,ours", help="of the other volumes, which take minutes a row")
+    parser.add_argument("--rounds", type=int, default=3, help="of the first volume; all others have one")
     options = parser.parse_args()
-    who = options.rows.split(",")
+    who, others = options.rows.split(","), options.other_rows.split(",")
     facts, results, growing, large = machine(PACKAGES, options.device), [], [], None
     with tempfile.TemporaryDirectory(prefix="sliding-") as work:
         for k, volume in enumerate(filter(None, options.volumes.split(","))):
-            results.append(side_by_side(volume, who, options.rounds if k == 0 else 1, options.device, work))
+            rows, rounds = (others, 1) if k else (who, options.rounds)
+            results.append(side_by_side(volume, rows, rounds, options.device, work))
+            notes = [note for one in results for note in aims(one)]  # of a run that is cut short, so much is there
+            write_json(options.out, facts, [volume_table(r) for r in results], {"volumes": results}, notes)
         for volume in filter(None, options.growing.split(",")):
             pair = [name for name in ("monai", "ours") if name in who]
-            growing.append(side_by_side(volume, pair, options.rounds, options.device, work))
+            growing.append(side_by_side(volume, pair, 1, options.device, work))
         if options.large:
             folder = Path(work) / "large"
             folder.mkdir()
             make_model(folder, 1, sides(options.large)[-1])
             large = in_process(__file__, "--measure", "large", folder, options.large, options.device, "")
-    notes, plots = [], []
+    notes, plots = [note for one in results for note in aims(one)], []
     if large and "error" not in large:
         _, d, h, w, classes = sides(options.large)
         notes.append(

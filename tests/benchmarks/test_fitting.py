@@ -21,3 +21,14 @@ def test_a_quick_look(tmp_path):
     assert 0 < sum(run["stages"].values()) <= run["process_seconds"]
     assert 100 < run["resident_mib"] < 10_000
     assert "| fast | 2 |" in done.stdout
+
+
+def test_growth_goes_from_the_fewest_images_to_the_most_that_came_to_an_end(script):
+    fitting = script("fitting")
+    runs = [
+        {"preset": "fast", "images": 100, "resident_mib": 1400.0},
+        {"preset": "fast", "images": 2000, "resident_mib": 1600.0},
+        {"preset": "fast", "images": 5000, "error": "no end"},
+        {"preset": "accurate", "images": 100, "resident_mib": 1500.0},
+    ]
+    assert fitting.grown(runs) == ["From 100 images to 2,000, `fast` takes 200 MiB more."]

@@ -35,3 +35,32 @@ def test_a_still_network_finds_nothing(scaling, tmp_path):
     found = work()
     assert not found.findings
     assert not found.mask.any()
+
+
+@pytest.mark.parametrize(
+    ("axis", "ends", "said"),
+    [
+        ("images", (50, 850), "from 50 to 850: one image more takes 10.0 ms of CPU"),
+        (
+            "volume",
+            (1.1, 9.1),
+            "from 1.1 to 9.1: a million voxels more take 1.00 s of CPU, and a voxel more 13.1 bytes",
+        ),
+        ("references", (1024, 65536), "from 1,024 to 65,536: 9.0 times the CPU time, and 100 MiB more"),
+    ],
+)
+def test_growth_is_said_from_the_first_point_to_the_last(scaling, axis, ends, said):
+    points = [
+        {"line": "one", "at": ends[0], "runs": [{"cpu_seconds": 1.0, "resident_mib": 1300.0}]},
+        {"line": "one", "at": ends[1], "runs": [{"cpu_seconds": 9.0, "resident_mib": 1400.0}]},
+        {"line": "other", "at": 1, "runs": [{"error": "no end"}]},
+    ]
+    (note,) = scaling.growth(axis, points)
+    assert said in note
+
+
+@pytest.mark.parametrize("axis", ["images", "size", "references", "volume"])
+def test_every_axis_has_a_plot_of_time_and_one_of_memory(scaling, axis):
+    points = [{"line": "one", "at": 2, "runs": [{"cpu_seconds": 1.0, "resident_mib": 1300.0}]}]
+    names = [made["name"] for made in scaling.plots(axis, points)]
+    assert names == [f"scaling-{axis}-time", f"scaling-{axis}-memory"]

@@ -28,3 +28,21 @@ def test_a_quick_look(tmp_path):
     assert volume["agree"]["torch"]["other"] < 1e-4
     assert "resident memory" in result["notes"][0]
     assert "ours, in torch" in done.stdout
+
+
+def test_what_was_wanted_stands_beside_what_there_is(script):
+    sliding_window = script("sliding_window")
+    result = {
+        "volume": "3x160x240x240x4",
+        "runs": {
+            "monai": [{"seconds": 6.0, "cpu_seconds": 12.0, "peak_mib": 400.0}],
+            "ours": [{"seconds": 4.0, "cpu_seconds": 5.0, "peak_mib": 100.0}],
+        },
+        "agree": {"ours": {"worst": 3e-4, "other": 3e-5, "looked": 1.0}},
+    }
+    (note,) = sliding_window.aims(result)
+    assert note.startswith(
+        "3 x 160 x 240 x 240, 4 classes: **1.50 times MONAI's speed (2 were wanted; 2.40 by CPU time)"
+    )
+    assert "falls short**, 0.25 of its memory (0.33 at most), scores within 3.0e-04 (0.001), 0.0030%" in note
+    assert sliding_window.aims({**result, "agree": {}}) == []
