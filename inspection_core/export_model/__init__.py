@@ -8,6 +8,7 @@ images. Beyond the tolerance nothing is left.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import math
 import shutil
@@ -127,7 +128,8 @@ def export(
     tolerance = TOLERANCES[precision] if tolerance is None else tolerance
     if not (math.isfinite(tolerance) and tolerance >= 0):
         raise UsageError(f"The tolerance is a number from 0. Got {tolerance}.")
-    if out.exists() and any(out.iterdir() if out.is_dir() else [out]):
+    new = not out.exists()
+    if not new and any(out.iterdir() if out.is_dir() else [out]):
         raise UsageError(f"{out} is not empty. Give a new folder with --out.")
     check(model)
     if target == "edge":
@@ -137,6 +139,7 @@ def export(
     if not todo:
         raise UsageError("An export is compared on real images. Found none; give some with --images.")
     notes: list[str] = []
+    out = out.absolute() if not out.name else out  # `.` has no name to call a neighbour after
     scratch = out.with_name(f".{out.name}.export")
     try:
         made = _write(model, form, precision, out, scratch, calibrate)
@@ -163,7 +166,7 @@ def export(
         if not allow_difference:
             refuse(said)
     except BaseException:
-        shutil.rmtree(out, ignore_errors=True)
+        _take_back(out, new)
         raise
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
@@ -183,6 +186,15 @@ def export(
     folders = (model.folder, out)
     write_text(out / REPORT, dump(report(rows, (model.card, made), folders, how, allowed, said)))
     return Export(out, made, tuple(rows), tuple(notes))
+
+
+def _take_back(out: Path, new: bool) -> None:
+    """Remove what was written, and the folder itself where it was not there before."""
+    with contextlib.suppress(OSError):
+        for file in out.iterdir():
+            file.unlink()
+        if new:
+            out.rmdir()
 
 
 def check(model: LoadedModel) -> None:

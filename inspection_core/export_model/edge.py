@@ -35,6 +35,8 @@ Twin = Callable[[Input, Image, Prediction], Compared]
 RUNNER = "inspect_parts.py"
 TEMPLATES = Path(__file__).parents[1] / "templates" / "edge"
 FILES = (RUNNER, "README.md", "requirements.txt")
+ROUND = 64
+"""Pictures that the runner is given at a time: a command line is of limited length, and so is a disk for the maps."""
 
 
 def check(model: LoadedModel) -> None:
@@ -52,30 +54,24 @@ def check(model: LoadedModel) -> None:
 
 
 def bundle(folder: Path, card: ModelCard, tolerance: float, images: Sequence[Input], scratch: Path) -> Twin:
-    """Add the runner to a model that was written as ONNX, run it on images, and return what compares it.
+    """Add the runner to a model that was written as ONNX, and return what runs it on the images and compares it.
 
-    Raises
-    ------
-    ModelError
-        If the runner does not run.
+    What is returned raises ModelError if the runner does not run.
     """
     for name in FILES:
         shutil.copyfile(TEMPLATES / name, folder / name)
     files = {name: weights.sha256(folder / name) for name in ("model.onnx", card.weights)}
     write_text(folder / "edge.json", json.dumps(description(card, files, tolerance), indent=1) + "\n")
-    paths = [str(item.files[0].absolute()) for item in images if item.kind == "picture"]
-    scratch.mkdir(parents=True, exist_ok=True)
-    lines = scratch / "lines.jsonl"
-    done = subprocess.run(  # noqa: S603
-        [sys.executable, "-I", str(folder / RUNNER), "--out", str(lines), "--maps", str(scratch), "--", *paths],
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    if done.returncode not in (0, 1):
-        raise ModelError(f"The edge bundle does not run: {done.stderr.strip()[-300:]}")
-    rows = {row["path"]: row for row in map(json.loads, lines.read_text(encoding="utf-8").splitlines())}
+    paths = [_path(item) for item in images if item.kind == "picture"]
+    rows: dict[str, Mapping[str, Any]] = {}
 
     def look(item: Input, image: Image, one: Prediction) -> Compared:
-        row: Mapping[str, Any] = rows.get(str(item.files[0].absolute()), {"error": "is no picture"})
+        path = _path(item)
+        if path not in rows and path in paths:
+            first = paths.index(path)
+            rows.clear()
+            rows.update(_run(folder, paths[first : first + ROUND], scratch))
+        row = rows.get(path, {"error": "is no picture"})
         if row.get("status") != "done":
             raise ModelError(f"The edge bundle fails on {item.label}: {row['error']}.")
         scores = np.load(row["map"])
@@ -87,6 +83,24 @@ def bundle(folder: Path, card: ModelCard, tolerance: float, images: Sequence[Inp
         )  # fmt: skip
 
     return look
+
+
+def _path(item: Input) -> str:
+    return str(item.files[0].absolute())
+
+
+def _run(folder: Path, paths: Sequence[str], scratch: Path) -> Mapping[str, Mapping[str, Any]]:
+    """Run the bundle as it will be run; return what it says of each picture, with its map in `scratch`."""
+    scratch.mkdir(parents=True, exist_ok=True)
+    lines = scratch / "lines.jsonl"
+    done = subprocess.run(  # noqa: S603
+        [sys.executable, "-I", str(folder / RUNNER), "--out", str(lines), "--maps", str(scratch), "--", *paths],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    broken = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    if done.returncode not in (0, 1) or broken:
+        raise ModelError(f"The edge bundle does not run: {' '.join(broken or [done.stderr.strip()])[-300:]}")
+    return {row["path"]: row for row in map(json.loads, lines.read_text(encoding="utf-8").splitlines())}
 
 
 def description(card: ModelCard, files: Mapping[str, str], tolerance: float) -> Mapping[str, Any]:

@@ -7,6 +7,7 @@ beside the network itself: one whose positions are learned for a single size wou
 from __future__ import annotations
 
 import contextlib
+import io
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -139,7 +140,12 @@ def _trace(network: Network, file: Path) -> None:
     with torch.no_grad(), warnings.catch_warnings(), _plain_padding(network.multiple):
         warnings.simplefilter("ignore")  # torch's own plans for its tracer
         if file.suffix == ".ts":
-            cast("Any", torch.jit).trace(Traced().eval(), (example,), check_trace=False).save(str(file))
+            # By way of memory: where a disk is full, torch's own writer ends the whole process.
+            content = io.BytesIO()
+            cast("Any", torch.jit).save(
+                cast("Any", torch.jit).trace(Traced().eval(), (example,), check_trace=False), content
+            )
+            file.write_bytes(content.getvalue())
             return
         axes = {0: "batch"} | {k: f"side{k - 1}" for k in range(2, 1 + len(network.shape))}
         names = ("image", *network.outputs)

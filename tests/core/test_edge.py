@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import PIL.Image
@@ -16,6 +17,7 @@ from hypothesis import strategies as st
 
 from inspection_core import learn
 from inspection_core.engine import Engine
+from inspection_core.errors import ModelError
 from inspection_core.export_model import edge, export
 from inspection_core.findings import find
 from inspection_core.geometry import Geometry
@@ -105,6 +107,78 @@ def test_a_bundle_that_was_changed_does_not_start(bundle, tmp_path):
     assert said.startswith("error: model.onnx is not the file that edge.json was written for")
 
 
+def test_nothing_to_inspect_is_said(bundle, tmp_path):
+    code, rows, said = run(bundle, tmp_path)
+    assert (code, rows, said) == (2, [], f"error: no picture in {tmp_path}\n")
+
+
+def test_a_full_disk_is_told_in_one_line(bundle, parts, tmp_path):
+    if not Path("/dev/full").exists():
+        pytest.skip("no device that is always full")
+    folder = parts.write(tmp_path / "pictures", [parts.brushed(7)])
+    code, rows, said = run(bundle, folder, "--out", "/dev/full")
+    assert (code, rows) == (1, [])
+    assert said.startswith("error: a result cannot be written: ")
+    assert said.count("\n") == 1
+
+
+def test_who_reads_the_lines_may_go(bundle, parts, tmp_path):
+    folder = parts.write(tmp_path / "pictures", [parts.brushed(7)] * 2)
+    command = [sys.executable, "-I", str(bundle / edge.RUNNER), str(folder)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as going:
+        going.stdout.close()
+        assert going.stderr.read() == ""
+    assert going.returncode == 1
+
+
+def test_a_picture_too_large_for_the_memory_does_not_end_the_run(runner, bundle, parts, tmp_path, capsys, monkeypatch):
+    folder = parts.write(tmp_path / "pictures", [parts.brushed(7), parts.brushed(8)])
+    inspect, seen = runner.Model.inspect, []
+
+    def short(self, pixels):
+        seen.append(1)
+        if len(seen) == 1:
+            raise MemoryError
+        return inspect(self, pixels)
+
+    monkeypatch.setattr(runner.Model, "inspect", short)
+    assert runner.main(["--model", str(bundle), str(folder)]) == 1
+    first, second = map(json.loads, capsys.readouterr().out.splitlines())
+    assert (first["status"], first["error"], second["status"]) == ("failed", "does not fit in memory", "done")
+
+
+def test_what_is_missing_is_named(bundle):
+    lacking = "import sys; sys.modules['onnxruntime'] = None; " + ALONE.replace("\nimport", "import", 1)
+    command = [sys.executable, "-I", "-c", lacking, str(bundle / edge.RUNNER), "x.png"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("error: import of onnxruntime halted")
+    assert done.stderr.endswith("Install what requirements.txt beside this file names.\n")
+
+
+def test_pictures_go_through_the_runner_a_few_at_a_time(model, parts, tmp_path, monkeypatch):
+    monkeypatch.setattr(edge, "ROUND", 2)
+    calls = []
+    run_alone = edge._run
+    monkeypatch.setattr(
+        edge, "_run", lambda folder, paths, scratch: calls.append(paths) or run_alone(folder, paths, scratch)
+    )
+    looked_at = parts.write(tmp_path / "looked_at", [parts.brushed(100 + k) for k in range(3)])
+    done = export(model, "edge", tmp_path / "m", [looked_at])
+    assert [len(paths) for paths in calls] == [2, 1]
+    assert max(row.score for row in done.compared) < 1e-4
+
+
+def test_an_export_says_why_its_bundle_does_not_run(model, parts, tmp_path, monkeypatch):
+    (tmp_path / "templates").mkdir()
+    for name in edge.FILES:
+        (tmp_path / "templates" / name).write_text("import sys; sys.exit('error: no room')", encoding="utf-8")
+    monkeypatch.setattr(edge, "TEMPLATES", tmp_path / "templates")
+    looked_at = parts.write(tmp_path / "looked_at", [parts.brushed(100)])
+    with pytest.raises(ModelError, match=r"edge bundle does not run: error: no room"):
+        export(model, "edge", tmp_path / "m", [looked_at])
+
+
 def test_colour_two_views_and_tiles(parts, tmp_path, monkeypatch):
     """Everything that the small grey model does not have."""
     views = ((1.0, 3.0, 3.0, False), (0.7, 0.0, 1.0, True))
@@ -148,6 +222,12 @@ def test_every_kind_of_file_is_read_as_the_suite_reads_it(runner, parts, tmp_pat
     (tmp_path / "wrong.jpg").write_bytes((tmp_path / "grey.png").read_bytes())
     with pytest.raises(runner.PictureError, match="not what its suffix says"):
         runner.read(tmp_path / "wrong.jpg")
+    tifffile = pytest.importorskip("tifffile")
+    tifffile.imwrite(tmp_path / "signed.tif", grey.astype(np.int8), photometric="minisblack")
+    with pytest.raises(runner.PictureError, match="holds int8"):
+        runner.read(tmp_path / "signed.tif")
+    (tmp_path / "folder.png").mkdir()
+    assert "folder.png" not in {path.name for path in runner.list_pictures([tmp_path])}
 
 
 sides = st.integers(2, 70)  # torch mistakes planes of one column, given or wanted

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -111,6 +112,31 @@ def test_a_difference_is_refused_or_said_on_the_card(model, looked_at, tmp_path)
     done = export(model, "onnx", tmp_path / "m", [looked_at], precision="fp16", tolerance=0, allow_difference=True)
     assert "does not do what the model does" in done.warnings[-1]
     assert Engine("cpu").load(tmp_path / "m").card.limits.endswith(done.warnings[-1])
+
+
+def test_into_the_folder_one_is_in(model, looked_at, tmp_path, monkeypatch):
+    needs("onnx")
+    (tmp_path / "m").mkdir()
+    monkeypatch.chdir(tmp_path / "m")
+    with pytest.raises(ModelError, match=r"Nothing was written"):
+        export(model, "onnx", Path(), [looked_at], precision="fp16", tolerance=0)
+    assert list((tmp_path / "m").iterdir()) == []
+    export(model, "onnx", Path(), [looked_at])
+    assert Engine("cpu").load(tmp_path / "m").card.id == model.card.id
+    assert {file.name for file in tmp_path.iterdir()} == {"m", "looked_at"}
+
+
+def test_a_full_disk_ends_no_process(model, looked_at, tmp_path):
+    """torch's own writer would."""
+    resource = pytest.importorskip("resource")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 16, before[1]))
+    try:
+        with pytest.raises(OSError, match=r"File too large"):
+            export(model, "torchscript", tmp_path / "m", [looked_at])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert {file.name for file in tmp_path.iterdir()} == {"looked_at"}
 
 
 def test_int8_needs_images_to_take_its_ranges_from(model, good_parts, looked_at, tmp_path):

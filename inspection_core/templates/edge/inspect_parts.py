@@ -5,7 +5,8 @@
 
 Prints one JSON object a picture: path, status, score, p-value, verdict and findings. A picture that cannot be read gets
 a line with status "failed" and the reason, and the next one follows. Nothing is written but what --out and --maps ask
-for. It ends with 0, with 1 if a picture failed, and with 2 if nothing could be started.
+for. It ends with 0, with 1 if a picture failed or a result could not be written, and with 2 if nothing could be
+started.
 
 The arithmetic is that of the inspection suite, in numpy: scores agree within the tolerance in edge.json.
 For research and inspection. Not a medical device.
@@ -17,17 +18,23 @@ import argparse
 import hashlib
 import json
 import math
+import os
 import re
 import sys
 import time
 import warnings
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import onnxruntime
-import PIL.Image
-import PIL.ImageOps
+try:
+    import numpy as np
+    import onnxruntime
+    import PIL.Image
+    import PIL.ImageOps
+except ImportError as error:
+    print(f"error: {error}. Install what requirements.txt beside this file names.", file=sys.stderr)
+    sys.exit(2)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -71,7 +78,9 @@ def read(path: Path) -> Array:
     except PIL.UnidentifiedImageError:
         raise PictureError("is no PNG, JPEG, TIFF, BMP or WebP picture") from None
     except MemoryError:
-        raise PictureError("does not fit in memory") from None
+        raise
+    except PermissionError:
+        raise PictureError("may not be read; look at its permissions") from None
     except Exception as error:  # decoders raise whatever they come upon
         raise PictureError(f"is damaged: {' '.join(str(error).split())[:160]}") from error
 
@@ -83,6 +92,8 @@ def _pixels(image: Any, path: Path) -> Array:
         raise PictureError(f"has {image.size[0]} x {image.size[1]} pixels, at most {MAX_SIDE} a side are read")
     if getattr(image, "n_frames", 1) > 1:
         raise PictureError("holds several pictures; save them one by one")
+    if image.format == "TIFF" and image.mode == "L" and 2 in image.tag_v2.get(339, ()):
+        raise PictureError("holds int8, which Pillow takes for uint8; convert it")
     if image.mode not in ("I", "I;16", "I;16B", "I;16L", "F") and _bits(image, path) > 8:
         raise PictureError("has colours of more than 8 bits, which this runner would cut; convert it")
     image.load()
@@ -121,7 +132,8 @@ def list_pictures(given: Sequence[Path]) -> Iterator[Path]:
         if not path.is_dir():
             yield path
             continue
-        inside = [p.relative_to(path) for p in path.rglob("*") if p.suffix.lower() in sum(FORMATS.values(), ())]
+        known = [p for p in path.rglob("*") if p.suffix.lower() in sum(FORMATS.values(), ())]
+        inside = [p.relative_to(path) for p in known if not p.is_dir()]
         seen = [p for p in inside if not any(part.startswith(".") for part in p.parts)]
         yield from (path / p for p in sorted(seen, key=_natural))
 
@@ -491,18 +503,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.maps:
             options.maps.mkdir(parents=True, exist_ok=True)
         lines = options.out.open("w", encoding="utf-8") if options.out else sys.stdout
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         print(f"error: {' '.join(str(error).split())[:300]}", file=sys.stderr)
         return 2
     try:
-        return _run(model, options, lines)
-    finally:
-        if options.out:
-            lines.close()
+        with lines if options.out else nullcontext():
+            return _run(model, options, lines)
+    except OSError as error:  # a full disk, or who reads the lines has gone, as in `| head`
+        if not isinstance(error, BrokenPipeError):
+            print(f"error: a result cannot be written: {' '.join(str(error).split())[:300]}", file=sys.stderr)
+        if not options.out:  # what is left in the buffer would fail once more at the end
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
 
 
 def _run(model: Model, options: argparse.Namespace, lines: TextIO) -> int:
-    failed = 0
+    failed, number = 0, -1
     for number, path in enumerate(list_pictures(options.paths)):
         started = time.perf_counter()
         row: dict[str, Any] = {"path": str(path)}
@@ -512,11 +528,15 @@ def _run(model: Model, options: argparse.Namespace, lines: TextIO) -> int:
             if options.maps:
                 np.save(options.maps / f"{number}.npy", scores)
                 row["map"] = str(options.maps / f"{number}.npy")
-        except PictureError as error:
+        except (PictureError, MemoryError) as error:
             failed += 1
-            row.update(status="failed", error=str(error))
+            why = "does not fit in memory" if isinstance(error, MemoryError) else str(error)
+            row.update(status="failed", error=why)
         row["seconds"] = round(time.perf_counter() - started, 4)
         print(json.dumps(row), file=lines, flush=True)
+    if number < 0:
+        print(f"error: no picture in {', '.join(map(str, options.paths))}", file=sys.stderr)
+        return 2
     return 1 if failed else 0
 
 
