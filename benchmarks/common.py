@@ -32,10 +32,26 @@ def arguments(name: str, description: str | None) -> argparse.ArgumentParser:
     """Return a parser with what every script takes: ``--device`` and ``--out``."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "--device", default="cpu", help='"cpu", "cuda", "cuda:N" or "mps"; what has no network ignores it'
+        "--device",
+        type=device_here,
+        default="cpu",
+        help='"cpu", "cuda", "cuda:N" or "mps"; what has no network ignores it',
     )
     parser.add_argument("--out", type=Path, default=RESULTS / f"{name}.json", help="JSON to write")
     return parser
+
+
+def device_here(name: str) -> str:
+    """Return the name of a device if it is here; nothing is measured on another in its place."""
+    if name != "cpu":
+        from inspection_core.device import choose
+        from inspection_core.errors import DeviceError
+
+        try:
+            choose(name)
+        except DeviceError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
+    return name
 
 
 def left_out(why: str) -> int:
