@@ -14,8 +14,9 @@ from torch import Tensor
 
 from inspection_core.models.nearest import Memory
 
-CHUNK = 2048
-"""References that are multiplied with all patches at a time, which bounds the products that are held."""
+CHUNK = 512
+"""References that are multiplied with all patches at a time. That bounds the products that are held: with 2,048 they
+take longer where both cores search, since they do not stay in the cache that the cores share."""
 
 GROUP = 64
 """References of which the least product is kept first. The place of a least number takes much longer to find than the
