@@ -68,13 +68,11 @@ def make_model(folder, channels, classes):
     import torch
 
     from inspection_core.models import weights
-    from inspection_core.models.members import stored
-    from inspection_core.models.monai_unet import build
+    from inspection_core.models.monai_unet import build, tensors
 
     torch.manual_seed(0)
     card = card_of(channels, classes)
-    network = build(card)
-    return weights.save(folder, card, stored([network]))
+    return weights.save(folder, card, tensors([build(card)], card))
 
 
 def run_monai(folder, pixels, device):

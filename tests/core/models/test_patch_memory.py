@@ -12,8 +12,8 @@ from inspection_core.errors import FitError, ModelError
 from inspection_core.infer import measure
 from inspection_core.models import weights
 from inspection_core.models.backbone import Backbone
-from inspection_core.models.compiled import convert, written
-from inspection_core.models.patch_memory import GRAPH, KEPT_WINDOWS, PatchMemoryFitter, View, load
+from inspection_core.models.compiled import GRAPH, convert, written
+from inspection_core.models.patch_memory import KEPT_WINDOWS, PatchMemoryFitter, View, load
 
 CPU, OPENVINO = Device("cpu"), Device("cpu", 1, "openvino")
 SETTINGS = {"views": ((1.0, 0.0, 1.0, True),), "memory": 64, "share": 0.5, "dim": 16, "smoothing": 0.0}
