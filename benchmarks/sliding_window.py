@@ -19,6 +19,7 @@ import json
 import statistics
 import sys
 import tempfile
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -132,6 +133,57 @@ def shells(shape, classes):
     for plane, height in zip(out[0], np.linspace(-1, 1, shape[0]), strict=True):
         plane[:] = np.maximum(0, classes - np.floor(np.sqrt(y**2 + x**2 + height**2) * classes / 1.1))
     return np.minimum(out, classes - 1)
+
+
+def write_study(folder, shape, classes):
+    """Write a study of shells and a ``monai-unet`` for it; return the study's file.
+
+    The network has all its layers, and random weights but for a line through it: the brightness goes by the first skip
+    connection to the last layers, whose classes are steps of it. A mask without regions would be found in no time,
+    and that of random weights alone has a region every few voxels, which no anatomy has.
+    """
+    import torch
+
+    from inspection_core.geometry import Geometry
+    from inspection_core.image import Image
+    from inspection_core.io.nifti import write_nifti
+    from inspection_core.models import weights
+    from inspection_core.models.monai_unet import build, tensors
+
+    torch.manual_seed(0)
+    card = card_of(1, classes)
+    card = replace(card, preparation=replace(card.preparation, window=(0.0, float(classes))))
+    network = build(card)
+    first, _, last = network.model
+    steps = torch.linspace(-2, 2, classes)
+    half = torch.tensor([0.5, 1.0, 0.5])
+    with torch.no_grad():
+        first.residual.weight[0] = 10.0
+        last[0].conv.weight.zero_()
+        last[0].conv.weight[0] = half[:, None, None] * half[:, None] * half  # linear between voxels of half the grid
+        last[1].conv.unit0.conv.weight.zero_()
+        last[1].conv.unit0.conv.weight[:, 0, 1, 1, 1] = 8 * steps - 1  # and the identity beside it: 1
+        last[1].conv.unit0.conv.bias.copy_(-4 * steps**2)
+    weights.save(folder, card, tensors([network], card))
+    study = folder / "study.nii"
+    write_nifti(study, Image(shells(shape, classes), Geometry.from_spacing(shape, (1.0, 1.0, 1.0)), card.channels))
+    return study
+
+
+def measure_study(folder, study, device):
+    """Run the command ``inspection predict`` in this process; print what it took, from the first import to the end."""
+    from inspection_core.cli import app
+
+    cpu = time.process_time()
+    results = Path(folder) / "results"
+    app(
+        ["predict", str(study), "--model", str(folder), "--out", str(results), "--device", device],
+        standalone_mode=False,
+    )
+    (found,) = results.glob("*/findings.json")
+    findings = len(json.loads(found.read_text(encoding="utf-8"))["findings"])
+    figures = {"cpu_seconds": time.process_time() - cpu, "process_gb": peak_bytes() / 1e9, "findings": findings}
+    print(json.dumps(figures))
 
 
 def run_large(folder, shape, device):
