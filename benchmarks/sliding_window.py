@@ -11,6 +11,9 @@ mask are there; both count for both. MONAI's softmax and argmax are compared wit
 
 Rows: MONAI; ours; ours in torch instead of OpenVINO; ours with background skipped, compared where it was not skipped.
 The input is noise in a ball, smooth in places, and 0 around it.
+
+The peak memory of a study of a thousand slices is measured twice: `predict` with a stand-in for the network, whose mask
+has every class, and the whole command with a ``monai-unet`` of these layers, from the study's file to the results'.
 """
 
 from __future__ import annotations
@@ -312,6 +315,8 @@ def middle(runs, key):
 def main():
     if sys.argv[1:2] == ["--measure"]:
         return measure_here(*sys.argv[2:])
+    if sys.argv[1:2] == ["--measure-study"]:
+        return measure_study(*sys.argv[2:])
     parser = arguments("sliding_window", __doc__)
     parser.add_argument("--volumes", default=",".join(VOLUMES), help="with commas")
     parser.add_argument("--growing", default=",".join(GROWING), help="volumes of the plot; empty leaves it out")
@@ -320,7 +325,7 @@ def main():
     parser.add_argument("--rounds", type=int, default=3, help="of the first volume and of the plot; others have one")
     options = parser.parse_args()
     who = options.rows.split(",")
-    facts, results, growing, large = machine(PACKAGES, options.device), [], [], None
+    facts, results, growing, large, study = machine(PACKAGES, options.device), [], [], None, None
     with tempfile.TemporaryDirectory(prefix="sliding-") as work:
         for k, volume in enumerate(filter(None, options.volumes.split(","))):
             results.append(side_by_side(volume, who, options.rounds if k == 0 else 1, options.device, work))
@@ -332,16 +337,22 @@ def main():
             folder.mkdir()
             make_model(folder, 1, sides(options.large)[-1])
             large = in_process(__file__, "--measure", "large", folder, options.large, options.device, "")
+            _, *shape, classes = sides(options.large)
+            path = write_study(folder / "study", tuple(shape), classes)
+            study = in_process(__file__, "--measure-study", folder / "study", path, options.device)
     notes, plots = [], []
-    if large and "error" not in large:
-        _, d, h, w, classes = sides(options.large)
-        notes.append(
-            f"All of `predict` on a study of {d} x {h} x {w}, {classes} classes: {large['process_gb']:.2f} GB of "
-            f"resident memory at most, libraries and the study included, {large['cpu_seconds']:.0f} s of CPU time. A "
-            "stand-in without layers takes the network's place: memory is the point."
-        )
-    elif large:
-        notes.append(f"The large study failed: {large['error']}")
+    for what, one in (
+        ("`predict` with a stand-in without layers", large),
+        ("`inspection predict` with the network", study),
+    ):
+        if one and "error" not in one:
+            _, d, h, w, classes = sides(options.large)
+            notes.append(
+                f"A study of {d} x {h} x {w}, {classes} classes, {what}: {one['process_gb']:.2f} GB of resident memory "
+                f"at most, libraries and the study included, {one['cpu_seconds']:.0f} s of CPU time."
+            )
+        elif one:
+            notes.append(f"A large study, {what}, failed: {one['error']}")
     if growing:
         for key, label, what in (("cpu_seconds", "CPU seconds", "time"), ("peak_mib", "peak memory, MiB", "memory")):
             lines = {
@@ -350,10 +361,11 @@ def main():
                 if all("error" not in r for g in growing for r in g["runs"][name])
             }
             plots.append(plot(f"sliding-window-{what}", "million voxels, 4 classes", label, lines))
-    runs = {"volumes": results, "growing": growing, "large": large}
+    runs = {"volumes": results, "growing": growing, "large": large, "study": study}
     result = write_json(options.out, facts, [volume_table(r) for r in results], runs, notes, plots)
     print(render(result))
-    done = [r for g in (*results, *growing) for runs in g["runs"].values() for r in runs] + ([large] if large else [])
+    done = [r for g in (*results, *growing) for runs in g["runs"].values() for r in runs]
+    done += [one for one in (large, study) if one]
     return 1 if any("error" in r for r in done) else 0
 
 
