@@ -11,6 +11,9 @@ mask are there; both count for both. MONAI's softmax and argmax are compared wit
 
 Rows: MONAI; ours; ours in torch instead of OpenVINO; ours with background skipped, compared where it was not skipped.
 The input is noise in a ball, smooth in places, and 0 around it.
+
+The peak memory of a study of a thousand slices is measured twice: `predict` with a stand-in for the network, whose mask
+has every class, and the whole command with a ``monai-unet`` of these layers, from the study's file to the results'.
 """
 
 from __future__ import annotations
@@ -19,6 +22,7 @@ import json
 import statistics
 import sys
 import tempfile
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -70,13 +74,11 @@ def make_model(folder, channels, classes):
     import torch
 
     from inspection_core.models import weights
-    from inspection_core.models.members import stored
-    from inspection_core.models.monai_unet import build
+    from inspection_core.models.monai_unet import build, tensors
 
     torch.manual_seed(0)
     card = card_of(channels, classes)
-    network = build(card)
-    return weights.save(folder, card, stored([network]))
+    return weights.save(folder, card, tensors([build(card)], card))
 
 
 def run_monai(folder, pixels, device):
@@ -136,6 +138,57 @@ def shells(shape, classes):
     for plane, height in zip(out[0], np.linspace(-1, 1, shape[0]), strict=True):
         plane[:] = np.maximum(0, classes - np.floor(np.sqrt(y**2 + x**2 + height**2) * classes / 1.1))
     return np.minimum(out, classes - 1)
+
+
+def write_study(folder, shape, classes):
+    """Write a study of shells and a ``monai-unet`` for it; return the study's file.
+
+    The network has all its layers, and random weights but for a line through it: the brightness goes by the first skip
+    connection to the last layers, whose classes are steps of it. A mask without regions would be found in no time,
+    and that of random weights alone has a region every few voxels, which no anatomy has.
+    """
+    import torch
+
+    from inspection_core.geometry import Geometry
+    from inspection_core.image import Image
+    from inspection_core.io.nifti import write_nifti
+    from inspection_core.models import weights
+    from inspection_core.models.monai_unet import build, tensors
+
+    torch.manual_seed(0)
+    card = card_of(1, classes)
+    card = replace(card, preparation=replace(card.preparation, window=(0.0, float(classes))))
+    network = build(card)
+    first, _, last = network.model
+    steps = torch.linspace(-2, 2, classes)
+    half = torch.tensor([0.5, 1.0, 0.5])
+    with torch.no_grad():
+        first.residual.weight[0] = 10.0
+        last[0].conv.weight.zero_()
+        last[0].conv.weight[0] = half[:, None, None] * half[:, None] * half  # linear between voxels of half the grid
+        last[1].conv.unit0.conv.weight.zero_()
+        last[1].conv.unit0.conv.weight[:, 0, 1, 1, 1] = 8 * steps - 1  # and the identity beside it: 1
+        last[1].conv.unit0.conv.bias.copy_(-4 * steps**2)
+    weights.save(folder, card, tensors([network], card))
+    study = folder / "study.nii"
+    write_nifti(study, Image(shells(shape, classes), Geometry.from_spacing(shape, (1.0, 1.0, 1.0)), card.channels))
+    return study
+
+
+def measure_study(folder, study, device):
+    """Run the command ``inspection predict`` in this process; print what it took, from the first import to the end."""
+    from inspection_core.cli import app
+
+    cpu = time.process_time()
+    results = Path(folder) / "results"
+    app(
+        ["predict", str(study), "--model", str(folder), "--out", str(results), "--device", device],
+        standalone_mode=False,
+    )
+    (found,) = results.glob("*/findings.json")
+    findings = len(json.loads(found.read_text(encoding="utf-8"))["findings"])
+    figures = {"cpu_seconds": time.process_time() - cpu, "process_gb": peak_bytes() / 1e9, "findings": findings}
+    print(json.dumps(figures))
 
 
 def run_large(folder, shape, device):
@@ -283,6 +336,8 @@ def middle(runs, key):
 def main():
     if sys.argv[1:2] == ["--measure"]:
         return measure_here(*sys.argv[2:])
+    if sys.argv[1:2] == ["--measure-study"]:
+        return measure_study(*sys.argv[2:])
     parser = arguments("sliding_window", __doc__)
     parser.add_argument("--volumes", default=",".join(VOLUMES), help="with commas")
     parser.add_argument("--growing", default=",".join(GROWING), help="volumes of the plot; empty leaves it out")
@@ -292,7 +347,7 @@ def main():
     parser.add_argument("--rounds", type=int, default=3, help="of the first volume; all others have one")
     options = parser.parse_args()
     who, others = options.rows.split(","), options.other_rows.split(",")
-    facts, results, growing, large = machine(PACKAGES, options.device), [], [], None
+    facts, results, growing, large, study = machine(PACKAGES, options.device), [], [], None, None
     with tempfile.TemporaryDirectory(prefix="sliding-") as work:
         for k, volume in enumerate(filter(None, options.volumes.split(","))):
             rows, rounds = (others, 1) if k else (who, options.rounds)
@@ -307,16 +362,22 @@ def main():
             folder.mkdir()
             make_model(folder, 1, sides(options.large)[-1])
             large = in_process(__file__, "--measure", "large", folder, options.large, options.device, "")
+            _, *shape, classes = sides(options.large)
+            path = write_study(folder / "study", tuple(shape), classes)
+            study = in_process(__file__, "--measure-study", folder / "study", path, options.device)
     notes, plots = [note for one in results for note in aims(one)], []
-    if large and "error" not in large:
-        _, d, h, w, classes = sides(options.large)
-        notes.append(
-            f"All of `predict` on a study of {d} x {h} x {w}, {classes} classes: {large['process_gb']:.2f} GB of "
-            f"resident memory at most, libraries and the study included, {large['cpu_seconds']:.0f} s of CPU time. A "
-            "stand-in without layers takes the network's place: memory is the point."
-        )
-    elif large:
-        notes.append(f"The large study failed: {large['error']}")
+    for what, one in (
+        ("`predict` with a stand-in without layers", large),
+        ("`inspection predict` with the network", study),
+    ):
+        if one and "error" not in one:
+            _, d, h, w, classes = sides(options.large)
+            notes.append(
+                f"A study of {d} x {h} x {w}, {classes} classes, {what}: {one['process_gb']:.2f} GB of resident memory "
+                f"at most, libraries and the study included, {one['cpu_seconds']:.0f} s of CPU time."
+            )
+        elif one:
+            notes.append(f"A large study, {what}, failed: {one['error']}")
     if growing:
         for key, label, what in (("cpu_seconds", "CPU seconds", "time"), ("peak_mib", "peak memory, MiB", "memory")):
             lines = {
@@ -325,10 +386,11 @@ def main():
                 if all("error" not in r for g in growing for r in g["runs"][name])
             }
             plots.append(plot(f"sliding-window-{what}", "million voxels, 4 classes", label, lines))
-    runs = {"volumes": results, "growing": growing, "large": large}
+    runs = {"volumes": results, "growing": growing, "large": large, "study": study}
     result = write_json(options.out, facts, [volume_table(r) for r in results], runs, notes, plots)
     print(render(result))
-    done = [r for g in (*results, *growing) for runs in g["runs"].values() for r in runs] + ([large] if large else [])
+    done = [r for g in (*results, *growing) for runs in g["runs"].values() for r in runs]
+    done += [one for one in (large, study) if one]
     return 1 if any("error" in r for r in done) else 0
 
 

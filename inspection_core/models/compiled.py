@@ -15,7 +15,7 @@ import tempfile
 import threading
 import warnings
 from collections import Counter, OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -36,6 +36,16 @@ that twice as many pay for it."""
 
 FIXED = 4
 """Shapes that a network with free sides is compiled for besides."""
+
+Graph = tuple[bytes, bytes]
+"""A network as OpenVINO keeps it; see `written`."""
+
+GRAPH = ("graph.{}.xml", "graph.{}.bin")
+"""Tensors that hold the bytes of what OpenVINO runs, by the number of the network. Torch's weights are in the file as
+well; this saves the import of the library that builds the network, and the conversion."""
+
+HALVED = 1024
+"""Numbers that a constant has at least where it is kept as float16: what is shorter is no weight of a convolution."""
 
 
 _ONE = threading.Lock()
@@ -85,14 +95,16 @@ def convert(module: torch.nn.Module, example: torch.Tensor) -> Any:
         return front_end.convert(front_end.load(decoder))
 
 
-def written(model: Any) -> tuple[bytes, bytes]:
+def written(model: Any) -> Graph:
     """Return an ``openvino.Model`` as the two files that OpenVINO keeps it in, ``.xml`` and ``.bin``; see `read`.
 
-    Equal models give equal bytes: names that come from counters of the process are left out.
+    Equal models give equal bytes: names that come from counters of the process are left out. Weights that are numbers
+    of float16, as those of a trained network are in its file, take two bytes each.
     """
     import openvino
 
     model = model.clone()
+    _halve(model)
     model.set_friendly_name("network")
     for number, node in enumerate(model.get_ordered_ops()):
         node.set_friendly_name(str(number))
@@ -102,6 +114,42 @@ def written(model: Any) -> tuple[bytes, bytes]:
         xml, constants = Path(folder) / "graph.xml", Path(folder) / "graph.bin"
         openvino.serialize(model, xml, constants)
         return xml.read_bytes(), constants.read_bytes()
+
+
+def _halve(model: Any) -> None:
+    """Keep large constants as float16 where that is what they are, with a conversion, which `Compiled` takes out."""
+    from openvino import opset13 as op
+
+    for node in model.get_ordered_ops():
+        if node.get_type_name() != "Constant" or node.get_element_type().get_type_name() != "f32":
+            continue
+        values = node.data
+        if values.size < HALVED:
+            continue
+        with np.errstate(over="ignore"):
+            half = values.astype(np.float16)
+        if np.array_equal(half, values):
+            node.output(0).replace(op.convert(op.constant(half), "f32").output(0))
+
+
+def as_tensors(graphs: Sequence[Graph]) -> dict[str, torch.Tensor]:
+    """Return networks as tensors for the file of a model's weights; see `graphs_in`."""
+    import torch
+
+    return {
+        part.format(number): torch.frombuffer(bytearray(content), dtype=torch.uint8)
+        for number, graph in enumerate(graphs)
+        for part, content in zip(GRAPH, graph, strict=True)
+    }
+
+
+def graphs_in(tensors: Mapping[str, torch.Tensor]) -> list[Graph]:
+    """Return the networks that a model's weights hold for OpenVINO, in order; models from before have none."""
+    graphs: list[Graph] = []
+    while all(part.format(len(graphs)) in tensors for part in GRAPH):
+        xml, constants = (tensors[part.format(len(graphs))].numpy().tobytes() for part in GRAPH)
+        graphs.append((xml, constants))
+    return graphs
 
 
 def read(xml: bytes, constants: bytes) -> Any:

@@ -2,34 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
 import torch
-from monai.networks.nets.unet import UNet
 from torch import Tensor, nn
 
 from inspection_core.card import ModelCard
 from inspection_core.device import Device
 from inspection_core.errors import ModelError
 from inspection_core.models import weights
-from inspection_core.models.members import Average, rebuilt
+from inspection_core.models.members import Average, Form, stored, with_graph
 
 CHANNELS = (16, 32, 64, 128)
 """Channels of each level; every level but the first halves the volume."""
 
 
 class MonaiUNet:
-    """Averaged class probabilities; see `inspection_core.models.Segmenter`."""
+    """Averaged class probabilities; see `inspection_core.models.Segmenter`.
+
+    Parameters
+    ----------
+    tensors
+        Of the weights' file.
+    card
+        Of the model.
+    """
 
     stride = 1
     offset = 0.0
 
-    def __init__(self, networks: Sequence[nn.Module], card: ModelCard) -> None:
-        channels, window = len(card.channels), card.preparation.window_size
-        example = torch.zeros(1, channels, *(2 * card.preparation.multiple,) * 3)
-        self._average = Average(networks, example, (channels, *window) if window else (), logits=True)
+    def __init__(self, tensors: Mapping[str, Tensor], card: ModelCard) -> None:
+        self._average = Average(tensors, card, build, form(card))
 
     def __call__(self, batch: Tensor) -> Tensor:
         """Return ``(B, 1 + K, d, h, w)`` probabilities, or logits where `logits` says so."""
@@ -45,9 +50,39 @@ class MonaiUNet:
         """What runs the networks; see `inspection_core.device.Device`."""
         return self._average.runtime
 
+    @property
+    def built(self) -> bool:
+        """Whether torch has the networks, which it has not where OpenVINO runs a graph that was kept."""
+        return self._average.built
+
     def to(self, device: Device) -> None:
         """Move the networks to another device."""
         self._average.to(device)
+
+
+def form(card: ModelCard) -> Form:
+    """Return what goes into a card's networks and comes out of them."""
+    channels, window = len(card.channels), card.preparation.window_size
+    example = torch.zeros(1, channels, *(2 * card.preparation.multiple,) * 3)
+    return Form(example, 1 + len(card.classes), True, (channels, *window) if window else ())
+
+
+def levels(card: ModelCard) -> list[int]:
+    """Return the channels of each level of a card's network.
+
+    Raises
+    ------
+    ModelError
+        If the card's parameters fit no such network.
+    """
+    channels = [int(c) for c in cast("tuple[int, ...]", card.parameters.get("channels", CHANNELS))]
+    need = 2 ** (len(channels) - 1)
+    if len(channels) < 2 or card.preparation.view != "volume" or card.preparation.multiple % need:
+        raise ModelError(
+            f'monai-unet takes the view "volume", and with {len(channels)} levels a multiple of {need}. '
+            f"Got {card.preparation.view!r} and {card.preparation.multiple}."
+        )
+    return channels
 
 
 def build(card: ModelCard) -> nn.Module:
@@ -58,14 +93,11 @@ def build(card: ModelCard) -> nn.Module:
     ModelError
         If the card's parameters fit no such network.
     """
+    # Imported here: a model that OpenVINO runs does not need MONAI, which takes seconds and 0.4 GB.
+    from monai.networks.nets.unet import UNet
+
     settings: dict[str, Any] = dict(card.parameters)
-    channels = [int(c) for c in cast("tuple[int, ...]", settings.get("channels", CHANNELS))]
-    need = 2 ** (len(channels) - 1)
-    if len(channels) < 2 or card.preparation.view != "volume" or card.preparation.multiple % need:
-        raise ModelError(
-            f'monai-unet takes the view "volume", and with {len(channels)} levels a multiple of {need}. '
-            f"Got {card.preparation.view!r} and {card.preparation.multiple}."
-        )
+    channels = levels(card)
     return UNet(
         spatial_dims=3,
         in_channels=len(card.channels),
@@ -78,8 +110,14 @@ def build(card: ModelCard) -> nn.Module:
     )
 
 
+def tensors(networks: Sequence[nn.Module], card: ModelCard) -> dict[str, Tensor]:
+    """Return the tensors of the weights' file, OpenVINO's graph with them."""
+    return with_graph(stored(networks), card, build, form(card))
+
+
 def load(folder: Path, card: ModelCard, device: Device) -> MonaiUNet:
     """Load a trained model; see `inspection_core.models`."""
-    predictor = MonaiUNet(rebuilt(weights.load(folder, card), card, build), card)
+    levels(card)
+    predictor = MonaiUNet(weights.load(folder, card), card)
     predictor.to(device)
     return predictor

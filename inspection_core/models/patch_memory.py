@@ -30,10 +30,10 @@ from inspection_core.errors import FitError, ModelError
 from inspection_core.models import Scores, weights
 from inspection_core.models.backbone import Backbone, LaterBackbone
 from inspection_core.models.backbone_file import described, description, digests, open_network
-from inspection_core.models.compiled import Compiled
+from inspection_core.models.compiled import Compiled, as_tensors, graphs_in
 from inspection_core.models.compiled_search import References, with_search
 from inspection_core.models.nearest import Memory, greedy_coreset, principal, projection
-from inspection_core.models.views import MAX_BLUR, Describer, Graph, View, blurred
+from inspection_core.models.views import MAX_BLUR, Describer, View, blurred
 from inspection_core.prediction import Neighbour
 
 POOL = (40_000, 80_000)
@@ -55,10 +55,6 @@ CORESET_DIM = 48
 
 MAX_OFFSET = 1000.0
 """Largest offset, in pixels, that a card may ask for."""
-
-GRAPH = ("graph.{}.xml", "graph.{}.bin")
-"""Tensors that hold the bytes of what OpenVINO runs, by the number of the pass through the network. Torch's weights are
-there as well; this saves timm's import and the conversion, which take longer than many images."""
 
 NEIGHBOURS = 15
 """Good patches whose distance is taken for the local density of a reference, where the settings name no number."""
@@ -169,10 +165,7 @@ class PatchMemory:
             stored |= {f"memory.{i}": memory.vectors, f"density.{i}": density}
             if memory.basis is not None:
                 stored[f"basis.{i}"] = memory.basis
-        for i, graph in enumerate(self.describer.graphs()):
-            for part, content in zip(GRAPH, graph, strict=True):
-                stored[part.format(i)] = torch.frombuffer(bytearray(content), dtype=torch.uint8)
-        return stored | {"origins": self.origins}
+        return stored | as_tensors(self.describer.graphs()) | {"origins": self.origins}
 
     def parameters(self) -> dict[str, Scalar | tuple[Scalar, ...]]:
         """Return the settings that the card keeps."""
@@ -315,7 +308,7 @@ def load(folder: Path, card: ModelCard, device: Device) -> PatchMemory:
         raise ModelError(f"The card in {folder} is none of a patch-memory: {error}. Fit the model anew.") from error
     prefix = "backbone."
     own = {k.removeprefix(prefix): v for k, v in stored.items() if k.startswith(prefix)}
-    graphs = _graphs(stored) if device.runtime == "openvino" else []
+    graphs = graphs_in(stored) if device.runtime == "openvino" else []
     network: Backbone
     if files := digests(stored):
         network = open_network(folder, card, files)
@@ -351,15 +344,6 @@ def load(folder: Path, card: ModelCard, device: Device) -> PatchMemory:
     )
     predictor.to(device)
     return predictor
-
-
-def _graphs(stored: Mapping[str, Tensor]) -> list[Graph]:
-    """Return the networks that the weights hold for OpenVINO, in order; models from before have none."""
-    graphs: list[Graph] = []
-    while all(part.format(len(graphs)) in stored for part in GRAPH):
-        xml, constants = (stored[part.format(len(graphs))].numpy().tobytes() for part in GRAPH)
-        graphs.append((xml, constants))
-    return graphs
 
 
 def _memory(stored: Mapping[str, Tensor], number: int, dim: int) -> Memory:

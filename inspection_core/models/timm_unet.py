@@ -6,11 +6,10 @@ over left-right flips too where the card asks for it. Encoder and decoder meet a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
-import timm
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -20,7 +19,7 @@ from inspection_core.device import Device
 from inspection_core.errors import ModelError
 from inspection_core.models import weights
 from inspection_core.models.backbone import fill, load_weights
-from inspection_core.models.members import Average, rebuilt
+from inspection_core.models.members import Average, Form, stored, with_graph
 
 ENCODER = "tf_efficientnet_lite0"
 DECODER = (128, 64, 48, 32)
@@ -76,6 +75,8 @@ class UNet(nn.Module):
         drop_path: float = 0.0,
     ) -> None:
         super().__init__()
+        import timm  # here: a model that OpenVINO runs does not need it, and it takes seconds and 0.2 GB
+
         skipping: dict[str, Any] = (
             {"drop_path_rate": drop_path} if drop_path else {}
         )  # not every network of timm's knows it
@@ -127,20 +128,18 @@ class TimmUNet:
 
     Parameters
     ----------
-    networks
-        In evaluation mode.
+    tensors
+        Of the weights' file.
     card
-        Its parameter ``flips`` says whether to average over the slice and its left-right mirror image.
+        Of the model; its parameter ``flips`` says whether to average over the slice and its left-right mirror image.
     """
 
     stride = 1
     offset = 0.0
 
-    def __init__(self, networks: Sequence[nn.Module], card: ModelCard) -> None:
+    def __init__(self, tensors: Mapping[str, Tensor], card: ModelCard) -> None:
         self.flips = bool(card.parameters.get("flips", False))
-        planes, side = 2 * card.preparation.neighbours + 1, 2 * card.preparation.multiple
-        example = torch.zeros(1, planes * len(card.channels), side, side)
-        self._average = Average([n.to(memory_format=torch.channels_last) for n in networks], example)
+        self._average = Average(tensors, card, _build_for_use, form(card))
 
     @property
     def spread(self) -> bool:
@@ -163,9 +162,20 @@ class TimmUNet:
         """What runs the networks; see `inspection_core.device.Device`."""
         return self._average.runtime
 
+    @property
+    def built(self) -> bool:
+        """Whether torch has the networks, which it has not where OpenVINO runs a graph that was kept."""
+        return self._average.built
+
     def to(self, device: Device) -> None:
         """Move the networks to another device."""
         self._average.to(device)
+
+
+def form(card: ModelCard) -> Form:
+    """Return what goes into a card's networks and comes out of them."""
+    planes, side = 2 * card.preparation.neighbours + 1, 2 * card.preparation.multiple
+    return Form(torch.zeros(1, planes * len(card.channels), side, side), 1 + len(card.classes))
 
 
 def build(card: ModelCard) -> UNet:
@@ -183,8 +193,17 @@ def build(card: ModelCard) -> UNet:
     )
 
 
+def _build_for_use(card: ModelCard) -> nn.Module:
+    return build(card).to(memory_format=torch.channels_last)
+
+
+def tensors(networks: Sequence[nn.Module], card: ModelCard) -> dict[str, Tensor]:
+    """Return the tensors of the weights' file, OpenVINO's graph with them."""
+    return with_graph(stored(networks), card, _build_for_use, form(card))
+
+
 def load(folder: Path, card: ModelCard, device: Device) -> TimmUNet:
     """Load a trained model; see `inspection_core.models`."""
-    predictor = TimmUNet(rebuilt(weights.load(folder, card), card, build), card)
+    predictor = TimmUNet(weights.load(folder, card), card)
     predictor.to(device)
     return predictor

@@ -17,10 +17,7 @@ from torch import Tensor, nn
 
 from inspection_core.device import Device
 from inspection_core.models.backbone import Backbone
-from inspection_core.models.compiled import Compiled, convert, read, written
-
-Graph = tuple[bytes, bytes]
-"""A network as OpenVINO keeps it; see `inspection_core.models.compiled.written`."""
+from inspection_core.models.compiled import Compiled, Graph, convert, read, written
 
 MAX_BLUR = 100.0
 """Largest blur, in pixels or cells, that a card may ask for."""

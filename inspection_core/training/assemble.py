@@ -27,7 +27,7 @@ from inspection_core.input_check import fit_input_check, input_features
 from inspection_core.io.atomic import write_text
 from inspection_core.io.results import dump
 from inspection_core.lesions import LesionCounts, compare
-from inspection_core.models import load_predictor, weights
+from inspection_core.models import load_predictor, monai_unet, timm_unet, weights
 from inspection_core.models.members import stored
 from inspection_core.placement import Placement
 from inspection_core.prediction import Prediction
@@ -43,6 +43,11 @@ LEAST = (0.0, 0.05, 0.1, 0.15)
 """Confidences that are tried as the least of a finding. They stay below a verdict's usual `low`: doubt is shown."""
 FEWEST = 3
 """Studies that a check of inputs needs."""
+TENSORS: Mapping[str, Callable[[Sequence[nn.Module], ModelCard], dict[str, torch.Tensor]]] = {
+    "timm-unet": timm_unet.tensors,
+    "monai-unet": monai_unet.tensors,
+}
+"""Architecture -> what its networks' file of weights holds."""
 
 Pair = tuple[LoadedModel, Case]
 """A patient, and the network that did not see it."""
@@ -133,7 +138,7 @@ def assemble(
         training={**card.training, **_told(config, members)},
         metrics={**card.metrics, **{f"crossfit_{k}": v for k, v in metrics.items()}},
     )
-    return weights.save(out, card, stored([m.network for m in members]))
+    return weights.save(out, card, TENSORS[card.architecture]([m.network for m in members], card))
 
 
 def _first_pass(

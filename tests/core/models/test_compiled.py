@@ -141,6 +141,20 @@ def test_a_graph_that_was_written_and_read_gives_the_same_to_the_bit():
     assert (Compiled(again)(batch.numpy())[0] == Compiled(made)(batch.numpy())[0]).all()
 
 
+@pytest.mark.parametrize("halves", [True, False])
+def test_weights_that_float16_holds_are_written_in_two_bytes_each(halves):
+    torch.manual_seed(0)
+    batch, network = torch.rand((1, 16, 20, 20)), torch.nn.Conv2d(16, 64, 3, bias=False).eval()
+    if halves:
+        network.weight.data = network.weight.data.half().float()
+    made = convert(network, batch)
+    xml, constants = written(made)
+    size = (2 if halves else 4) * network.weight.numel()
+    assert size <= len(constants) < size + 256
+    expected = Compiled(made)(batch.numpy())[0]  # `written` leaves its own model as it is
+    assert (Compiled(read(xml, constants))(batch.numpy())[0] == expected).all()
+
+
 def test_a_model_scores_alike_in_both_runtimes(fitted, parts, tmp_path):
     image = parts.read(tmp_path, parts.hole(parts.brushed(50)))
     one, other = (measure(image, Engine(name).load(fitted.folder)) for name in ("cpu/torch", "cpu/openvino"))

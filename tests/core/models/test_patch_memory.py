@@ -12,8 +12,8 @@ from inspection_core.errors import FitError, ModelError
 from inspection_core.infer import measure
 from inspection_core.models import weights
 from inspection_core.models.backbone import Backbone
-from inspection_core.models.compiled import convert, written
-from inspection_core.models.patch_memory import GRAPH, KEPT_WINDOWS, PatchMemoryFitter, View, load
+from inspection_core.models.compiled import GRAPH, convert, written
+from inspection_core.models.patch_memory import KEPT_WINDOWS, PatchMemoryFitter, View, load
 from inspection_core.models.views import blurred
 
 CPU, OPENVINO = Device("cpu"), Device("cpu", 1, "openvino")
