@@ -110,7 +110,8 @@ def still_network(scratch: Path) -> Path:
     from inspection_core.models import weights
 
     card = make_model(scratch / "unet", 1, CLASSES)
-    tensors = weights.load(scratch / "unet", card)
+    stored = weights.load(scratch / "unet", card)
+    tensors = {name: tensor for name, tensor in stored.items() if not name.startswith("graph.")}  # another network's
     last = max(name for name, tensor in tensors.items() if tensor.shape == (CLASSES,))
     tensors[last][0] += 100
     weights.save(scratch / "still", ModelCard.load(scratch / "unet"), tensors)
