@@ -476,18 +476,21 @@ def _measure(of: Stretches, number: IntArray, score: NDArray[Any]) -> _Regions:
             # Exact, in whatever order: sums of whole numbers and halves.
             centre[here, k] += np.add.reduceat((low + high) / 2 * length, begin)
     there = np.flatnonzero(count)
-    size = size[there]
+    if there.size < regions:
+        kind, start, stop, centre = kind[there], start[there], stop[there], centre[there]
+        size, peak, first, count = size[there], peak[there], first[there], count[there]
+    centre /= size[:, None]
     return _Regions(
         number=there,
-        kind=kind[there],
-        start=start[there],
-        stop=stop[there],
-        centroid=centre[there] / size[:, None],
+        kind=kind,
+        start=start,
+        stop=stop,
+        centroid=centre,
         size=size,
-        peak=peak[there],
-        mean=np.add.reduceat(total, first[there]) / size,
-        first=first[there],
-        count=count[there],
+        peak=peak,
+        mean=np.add.reduceat(total, first) / size,
+        first=first,
+        count=count,
         order=order,
         of=of,
     )
