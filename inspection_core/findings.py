@@ -16,7 +16,7 @@ count as one.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from inspection_core.errors import GeometryError, ModelError, UsageError
 from inspection_core.geometry import FloatArray, Geometry
 from inspection_core.prediction import Finding
-from inspection_core.stretches import Stretches, stretches, touching
+from inspection_core.stretches import CHUNK, Stretches, stretches, touching, within
 
 IntArray = NDArray[np.integer[Any]]
 Floats = NDArray[np.floating[Any]]
@@ -103,7 +103,7 @@ def find(
         p = p_values(table.peak)
         confidence = 1 - p
     mask = above.view(np.uint8)
-    runs.fill(~np.isin(number, table.number), mask, 0)
+    runs.fill(~within(number, table.number), mask, 0)
     return mask, _findings(table, geometry, (label,), confidence, p)
 
 
@@ -172,9 +172,12 @@ def find_labelled(
     table = _measure(runs, number, score[box]).where(min_size, -np.inf)
     found = _findings(table, geometry.cropped(start, inside.shape), classes, np.clip(table.mean, 0, 1), None)
     if spread is not None:
-        sums = np.bincount(number, runs.reduce(np.add, spread[box], np.float64))[table.number]
-        found = tuple(replace(f, spread=float(s / n)) for f, s, n in zip(found, sums, table.size, strict=True))
-    runs.fill(~np.isin(number, table.number), inside, 0)
+        inner, sums = spread[box], np.zeros(int(number.max()) + 1)
+        for planes, some, part in runs.slabs():
+            np.add.at(sums, number[some], part.reduce(np.add, inner[planes], np.float64))
+        means = sums[table.number] / table.size
+        found = tuple(replace(f, spread=float(s)) for f, s in zip(found, means, strict=True))
+    runs.fill(~within(number, table.number), inside, 0)
     return mask, tuple(_moved(f, start) for f in found)
 
 
@@ -207,7 +210,7 @@ def dismiss(
     number = touching(runs)
     table = _measure(runs, number, inside)
     gone = table.number[_rows_of(doubtful, table, classes, [line.start for line in box])]
-    runs.fill(np.isin(number, gone), inside, 0)
+    runs.fill(within(number, gone), inside, 0)
     kept = (f for f in findings if f.confidence >= least or not f.calibrated)
     return mask, tuple(replace(f, id=n) for n, f in enumerate(kept, start=1))
 
@@ -388,7 +391,7 @@ def connected(array: NDArray[Any]) -> NDArray[np.integer[Any]]:
 
 @dataclass(frozen=True, eq=False)
 class _Regions:
-    """Figures of R regions, all of shape ``(R,)`` or ``(R, ndim)``, in index units."""
+    """Figures of R regions, all of shape ``(R,)`` or ``(R, ndim)``, in index units, and where their stretches are."""
 
     number: IntArray  # that their stretches have
     kind: IntArray  # class index, from 1
@@ -398,7 +401,22 @@ class _Regions:
     size: IntArray
     peak: Floats
     mean: Floats
-    runs: tuple[IntArray, ...]  # of each region: (n, ndim + 1), the index of the first voxel and the last's last entry
+    first: IntArray  # place in the order of the first stretch
+    count: IntArray  # of stretches
+    order: IntArray  # (n,): all stretches by region, in raster order within each
+    of: Stretches
+
+    def runs(self) -> Iterator[IntArray]:
+        """Yield ``(n, ndim + 1)`` of each region: the index of each first voxel and the last's last entry."""
+        ends = np.cumsum(self.count)
+        low = 0
+        while low < ends.size:  # of small regions many at once, of large ones no two
+            high = max(low + 1, int(np.searchsorted(ends, ends[low] - self.count[low] + CHUNK, "right")))
+            places = zip(self.first[low:high].tolist(), self.count[low:high].tolist(), strict=True)
+            own = [self.order[first : first + count] for first, count in places]
+            rows = self.of.rows(own[0] if len(own) == 1 else np.concatenate(own))
+            yield from np.split(rows, ends[low : high - 1] - ends[low] + self.count[low])
+            low = high
 
     def where(self, min_size: int, high: float) -> _Regions:
         """Return the regions of at least `min_size` voxels with a peak above `high`, by falling peak, then size."""
@@ -413,33 +431,68 @@ class _Regions:
             size=self.size[order],
             peak=self.peak[order],
             mean=self.mean[order],
-            runs=tuple(self.runs[i] for i in order),
+            first=self.first[order],
+            count=self.count[order],
+            order=self.order,
+            of=self.of,
         )
 
 
 def _measure(of: Stretches, number: IntArray, score: NDArray[Any]) -> _Regions:
-    """Add up stretches, one or more, by the number of their region; its class is what they hold."""
-    order = np.argsort(number, kind="stable")  # by region, in raster order within each
-    total, peak = of.reduce(np.add, score, np.float64)[order], of.reduce(np.maximum, score)[order]
-    runs, length, number = of.rows()[order], of.length[order], number[order]
-    n = len(of.shape)
-    begin = np.flatnonzero(np.diff(number, prepend=-1))
-    size = np.add.reduceat(length, begin, dtype=np.int64)
+    """Add up stretches, one or more, by the number of their region; its class is what they hold.
 
-    def centre(axis: int) -> Floats:
-        middle = (runs[:, n - 1] + runs[:, n]) / 2 if axis == n - 1 else runs[:, axis].astype(np.float64)
-        return np.add.reduceat(middle * length, begin) / size
-
+    Slab by slab, so that of all stretches no more is held than their order and the sum of the score in each.
+    """
+    n, regions = len(of.shape), int(number.max()) + 1
+    count = np.zeros(regions, np.int64)
+    for _, some, _ in of.slabs():
+        np.add.at(count, number[some], 1)
+    first = np.cumsum(count) - count
+    follows = first.copy()  # where the next stretch of each region goes
+    order, total = np.empty(of.line.size, np.int32), np.empty(of.line.size)
+    kind, size = np.zeros(regions, of.value.dtype), np.zeros(regions, np.int64)
+    start, stop = np.full((regions, n), max(of.shape), np.int32), np.zeros((regions, n), np.int32)
+    centre, peak = np.zeros((regions, n)), np.full(regions, -np.inf)
+    for planes, some, part in of.slabs():
+        by = np.argsort(number[some], kind="stable")
+        here = number[some][by]
+        begin = np.flatnonzero(np.diff(here, prepend=-1))
+        here = here[begin]
+        times = np.diff(begin, append=by.size)
+        place = np.repeat(follows[here] - begin, times) + np.arange(by.size)
+        follows[here] += times
+        order[place] = by + some.start
+        total[place] = part.reduce(np.add, score[planes], np.float64)[by]
+        highest = np.maximum.reduceat(part.reduce(np.maximum, score[planes])[by], begin)
+        peak[here] = np.maximum(peak[here], highest)
+        runs, length = part.rows(by), part.length[by]
+        runs[:, 0] += planes.start
+        kind[here] = part.value[by[begin]]
+        size[here] += np.add.reduceat(length, begin, dtype=np.int64)
+        for k in range(n):
+            low, high = runs[:, k], runs[:, k + (k == n - 1)]
+            start[here, k] = np.minimum(start[here, k], np.minimum.reduceat(low, begin))
+            stop[here, k] = np.maximum(stop[here, k], np.maximum.reduceat(high, begin) + 1)
+            # Exact, in whatever order: sums of whole numbers and halves.
+            centre[here, k] += np.add.reduceat((low + high) / 2 * length, begin)
+    there = np.flatnonzero(count)
+    if there.size < regions:
+        kind, start, stop, centre = kind[there], start[there], stop[there], centre[there]
+        size, peak, first, count = size[there], peak[there], first[there], count[there]
+    centre /= size[:, None]
     return _Regions(
-        number=number[begin],
-        kind=of.value[order][begin],
-        start=np.stack([np.minimum.reduceat(runs[:, k], begin) for k in range(n)], axis=1),
-        stop=np.stack([np.maximum.reduceat(runs[:, k], begin) + 1 for k in (*range(n - 1), n)], axis=1),
-        centroid=np.stack([centre(k) for k in range(n)], axis=1),
+        number=there,
+        kind=kind,
+        start=start,
+        stop=stop,
+        centroid=centre,
         size=size,
-        peak=np.maximum.reduceat(peak.astype(np.float64), begin),
-        mean=np.add.reduceat(total, begin) / size,
-        runs=tuple(np.split(runs, begin[1:])),
+        peak=peak,
+        mean=np.add.reduceat(total, first) / size,
+        first=first,
+        count=count,
+        order=order,
+        of=of,
     )
 
 
@@ -450,7 +503,7 @@ def _findings(
     size = table.size * geometry.voxel_size
     found = []
     order = _slice_order(geometry)
-    for i, runs in enumerate(table.runs):
+    for i, runs in enumerate(table.runs()):
         long_axis, short_axis = _diameters(runs if order[0] == 0 else _turned(runs, order), geometry, order[-2:])
         found.append(
             Finding(
@@ -508,7 +561,7 @@ def _diameters(runs: IntArray, geometry: Geometry, plane_axes: Sequence[int]) ->
     plane = np.linalg.cholesky(axes.T @ axes).T
     if geometry.ndim == 2:
         return _feret(runs, plane)
-    slices = [s[:, 1:] for s in np.split(runs, np.flatnonzero(np.diff(runs[:, 0])) + 1)]
+    slices = [s[:, 1:] for s in np.split(runs, np.flatnonzero(runs[1:, 0] != runs[:-1, 0]) + 1)]
     # The longer diagonal of a slice's box bounds its diameter, so most slices need no hull.
     extent = np.array([[s[-1, 0] - s[0, 0] + 1, s[:, 2].max() - s[:, 1].min() + 1] for s in slices])
     bound = np.maximum(*(np.linalg.norm(extent * signs @ plane.T, axis=1) for signs in ((1, 1), (1, -1))))

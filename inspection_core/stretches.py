@@ -36,8 +36,10 @@ class Stretches:
     line
         ``(n,)``: the place of each stretch's line among all lines, in raster order.
     start, stop
-        ``(n,)``: first voxel along the last axis, and the one after the last. All are int32, of which a scan with
-        many structures has enough.
+        ``(n,)``: first voxel along the last axis, and the one after the last.
+
+    A scan with rough structures has many millions of stretches, so types are small: values have the mask's, lines are
+    int32, and the other two uint16 where lines are short enough.
     """
 
     shape: tuple[int, ...]
@@ -56,43 +58,84 @@ class Stretches:
         """Voxels of each stretch."""
         return self.stop - self.start
 
-    def rows(self) -> IntArray:
-        """Return ``(n, ndim + 1)``: the index of each first voxel, and the last entry of the last voxel's."""
-        rows = np.empty((self.line.size, len(self.shape) + 1), np.int32)
-        for column, index in enumerate(np.unravel_index(self.line, self.shape[:-1])):
-            rows[:, column] = index
-        rows[:, -2], rows[:, -1] = self.start, self.stop - 1
+    def rows(self, which: IntArray | None = None) -> IntArray:
+        """Return ``(n, ndim + 1)``: the index of each first voxel, and the last entry of the last voxel's.
+
+        Parameters
+        ----------
+        which
+            Places of the stretches to return, all without.
+        """
+        count = self.line.size if which is None else which.size
+        rows = np.empty((count, len(self.shape) + 1), np.int32)
+        for part in _chunks(count):
+            some = part if which is None else which[part]
+            line = self.line[some]
+            for column, index in enumerate(np.unravel_index(line, self.shape[:-1]) if rows.shape[1] > 3 else (line,)):
+                rows[part, column] = index
+            rows[part, -2], rows[part, -1] = self.start[some], self.stop[some] - 1
         return rows
+
+    def slabs(self) -> Iterator[tuple[slice, slice, Stretches]]:
+        """Yield slabs of the mask that hold a stretch: its planes, the places of its stretches, and these alone."""
+        lines = math.prod(self.shape[1:-1])
+        for planes in _slabs(self.shape):
+            if planes.stop == self.shape[0] and planes.start == 0:  # most images: nothing is cut
+                if self.line.size:
+                    yield planes, slice(0, self.line.size), self
+                return
+            above = planes.start * lines
+            some = slice(*np.searchsorted(self.line, [above, planes.stop * lines]).tolist())
+            if some.start < some.stop:
+                shape = (planes.stop - planes.start, *self.shape[1:])
+                line = self.line[some] - np.int32(above)
+                yield planes, some, Stretches(shape, self.value[some], line, self.start[some], self.stop[some])
 
     def reduce(self, ufunc: np.ufunc, values: NDArray[Any], dtype: Any = None) -> NDArray[Any]:
         """Return ``(n,)``: a reduction, such as ``numpy.add``, of the values in each stretch."""
         given = np.zeros(self.line.size, dtype or values.dtype)
-        lines, width = math.prod(self.shape[1:-1]), self.shape[-1]
-        for part in _slabs(self.shape):
-            some = slice(*np.searchsorted(self.line, [part.start * lines, part.stop * lines]).tolist())
-            if some.start == some.stop:
-                continue
-            first = self.first[some] - part.start * lines * width
-            ends = np.stack([first, first + self.length[some]], axis=1).ravel()
+        for planes, some, part in self.slabs():
+            first = part.first
+            ends = np.stack([first, first + part.length], axis=1).ravel()
             # What lies between two stretches is reduced too, and left out of the result.
-            inside = values[part].reshape(-1)[: ends[-1]]
+            inside = values[planes].reshape(-1)[: ends[-1]]
             given[some] = ufunc.reduceat(inside, ends[:-1], dtype=dtype)[::2]
         return given
 
     def fill(self, chosen: NDArray[np.bool_], array: NDArray[Any], value: Any) -> None:
         """Write a value into the voxels of the chosen stretches, in place; the array may be a part of another."""
-        if not chosen.any():
-            return
-        for *line, first, last in self.rows()[chosen].tolist():
-            array[(*line, slice(first, last + 1))] = value
+        for part in _chunks(chosen.size if chosen.any() else 0):
+            for *line, first, last in self.rows(part.start + np.flatnonzero(chosen[part])).tolist():
+                array[(*line, slice(first, last + 1))] = value
 
 
 def stretches(mask: NDArray[Any]) -> Stretches:
     """Return the stretches of a mask: boolean, of classes, or of numbers of regions."""
     lines = math.prod(mask.shape[1:-1])
     found = [_stretches(mask[part], part.start * lines) for part in _slabs(mask.shape)]
-    value, line, start, stop = (np.concatenate(parts) for parts in zip(*found, strict=True))
+    if len(found) == 1:
+        return Stretches(mask.shape, *found[0])
+    columns = [list(parts) for parts in zip(*found, strict=True)]
+    del found
+    # The parts of one are gone before the next is put together.
+    value, line, start, stop = (np.concatenate(columns.pop(0)) for _ in range(4))
     return Stretches(mask.shape, value, line, start, stop)
+
+
+def within(number: IntArray, listed: IntArray) -> NDArray[np.bool_]:
+    """Say which numbers, from 0, are listed; `numpy.isin` takes many times the memory of what it returns."""
+    is_listed = np.zeros(int(number.max(initial=-1)) + 1, bool)
+    is_listed[listed] = True
+    answer = np.empty(number.size, bool)
+    for part in _chunks(number.size):
+        answer[part] = is_listed[number[part]]
+    return answer
+
+
+def _chunks(count: int) -> Iterator[slice]:
+    """Yield slices of so many stretches: an index of them all is a copy of 8 bytes each."""
+    for begin in range(0, count, CHUNK):
+        yield slice(begin, min(begin + CHUNK, count))
 
 
 def _slabs(shape: Sequence[int]) -> Iterator[slice]:
@@ -114,8 +157,9 @@ def _stretches(mask: NDArray[Any], above: int) -> tuple[IntArray, ...]:
     value, length = part.ravel()[first], np.diff(first, append=part.size)
     some = np.flatnonzero(value)
     line, start = np.divmod(first[some], width)
-    given = (value[some], seen[line] + above, start, start + length[some])
-    return tuple(numbers.astype(np.int32) for numbers in given)
+    short = np.uint16 if width <= np.iinfo(np.uint16).max else np.int32
+    stop = start + length[some]
+    return value[some], (seen[line] + above).astype(np.int32), start.astype(short), stop.astype(short)
 
 
 def touching(of: Stretches) -> IntArray:
@@ -127,30 +171,47 @@ def touching(of: Stretches) -> IntArray:
     known to be connected with. Where two such places turn out to be one region, that is noted, and settled at the end.
     """
     count = of.line.size
-    first = np.zeros(count, np.int64)
+    first = np.zeros(count, np.int32)
     notes = []
-    for begin in range(0, count, CHUNK):
-        chunk = np.arange(begin, min(begin + CHUNK, count))
+    for part in _chunks(count):
+        begin = part.start
+        chunk = np.arange(begin, part.stop)
         a, b = _neighbours(of, chunk)
         earlier = b < begin
-        known = np.unique(first[b[earlier]])
+        before = first[b[earlier]]
+        known = np.unique(before)
         places = np.concatenate([known, chunk])  # ascending
         other = b - begin + known.size
-        other[earlier] = np.searchsorted(known, first[b[earlier]])
+        other[earlier] = np.searchsorted(known, before)
         lowest = _lowest(places, a - begin + known.size, other)
-        first[chunk] = lowest[known.size :]
-        moved = lowest[: known.size] < known
-        notes.append(np.stack([known[moved], lowest[: known.size][moved]]))
-    a, b = np.concatenate(notes, axis=1) if notes else np.zeros((2, 0), np.int64)
-    if a.size:
-        places = np.unique([a, b])
-        lowest = _lowest(places, np.searchsorted(places, a), np.searchsorted(places, b))
-        at = np.minimum(np.searchsorted(places, first), places.size - 1)
-        first = np.where(places[at] == first, lowest[at], first)
+        first[part] = lowest[known.size :]
+        lowest = lowest[: known.size].astype(np.int32)
+        moved = lowest < known
+        notes.append(np.stack([known[moved], lowest[moved]]))
     # Numbered by their first stretch.
     leads = np.zeros(count, bool)
-    leads[first] = True
-    return (np.cumsum(leads, dtype=np.int32) - 1)[first]
+    for part in _chunks(count):
+        leads[first[part]] = True
+    noted = np.concatenate(notes, axis=1) if notes else np.zeros((2, 0), np.int32)
+    del notes
+    other, to = _settled(*noted)
+    leads[other] = False
+    number = np.cumsum(leads, dtype=np.int32)
+    number -= 1
+    number[other] = number[to]
+    for part in _chunks(count):
+        first[part] = number[first[part]]
+    return first
+
+
+def _settled(a: IntArray, b: IntArray) -> tuple[IntArray, IntArray]:
+    """Return the places that are not the lowest of those that pairs connect them with, and the lowest of each."""
+    if not a.size:
+        return a, b
+    places = np.unique([a, b])
+    lowest = _lowest(places, np.searchsorted(places, a), np.searchsorted(places, b))
+    moved = lowest < places
+    return places[moved], lowest[moved]
 
 
 def _neighbours(of: Stretches, chunk: IntArray) -> tuple[IntArray, IntArray]:
@@ -180,7 +241,7 @@ def _neighbours(of: Stretches, chunk: IntArray) -> tuple[IntArray, IntArray]:
     return a[same], b[same]
 
 
-def _lowest(places: IntArray, a: IntArray, b: IntArray) -> NDArray[np.int64]:
+def _lowest(places: IntArray, a: IntArray, b: IntArray) -> IntArray:
     """Return for each of some ascending places the lowest that it is connected with, given connected pairs of them."""
     from scipy import sparse
     from scipy.sparse.csgraph import connected_components
@@ -188,7 +249,7 @@ def _lowest(places: IntArray, a: IntArray, b: IntArray) -> NDArray[np.int64]:
     graph = sparse.coo_array((np.ones(a.size, bool), (a, b)), shape=(places.size, places.size))
     _, number = connected_components(graph, directed=False)
     _, first = np.unique(number, return_index=True)
-    lowest: NDArray[np.int64] = places[first][number]
+    lowest: IntArray = places[first][number]
     return lowest
 
 

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import tracemalloc
 from dataclasses import replace
 
 import numpy as np
@@ -16,6 +17,7 @@ from inspection_core.calibrate import p_values
 from inspection_core.errors import GeometryError, ModelError, UsageError
 from inspection_core.findings import dismiss, find, find_labelled
 from inspection_core.geometry import Geometry
+from inspection_core.stretches import stretches
 
 SMALL_MAPS = hnp.arrays(
     np.float32,
@@ -431,3 +433,54 @@ def test_labels_may_become_the_mask(copy):
     assert [f.label for f in findings] == ["b"]
     assert labels.tolist() == ([[2, 2, 0, 1]] if copy else mask.tolist())
     assert np.shares_memory(mask, labels) is not copy
+
+
+@settings(deadline=None)
+@given(
+    hnp.arrays(np.uint8, hnp.array_shapes(min_dims=2, max_dims=3, max_side=7), elements=st.integers(0, 2)),
+    st.integers(1, 60),
+    st.integers(1, 5),
+    st.integers(0, 2**32 - 1),
+)
+def test_slabs_and_chunks_change_no_bit_of_a_finding(labels, piece, chunk, seed):
+    """Not of the mean either, which adds up in the order of a region's stretches however the mask is cut."""
+    score, spread = np.random.default_rng(seed).random((2, *labels.shape), np.float32)
+    grid = Geometry.pixels(labels.shape)
+
+    def found():
+        mask, findings = find_labelled(labels, score, grid, "ab", min_size=2, spread=spread)
+        judged = [replace(f, calibrated=True) for f in findings]
+        rest, kept = dismiss(mask, judged, "ab", 0.5)
+        above, odd = find(score, 0.4, 0.8, grid)
+        return mask.tolist(), findings, rest.tolist(), kept, above.tolist(), odd
+
+    whole = found()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("inspection_core.stretches.PIECE", piece)
+        patch.setattr("inspection_core.stretches.CHUNK", chunk)
+        patch.setattr("inspection_core.findings.CHUNK", chunk)
+        assert found() == whole
+
+
+@pytest.mark.parametrize("classes", [1, 20])
+def test_a_rough_mask_takes_few_bytes_a_stretch(monkeypatch, classes):
+    """A study with rough borders has 20 million stretches: at 40 bytes, 0.8 GB beside its mask and its score."""
+    monkeypatch.setattr("inspection_core.stretches.PIECE", 1 << 13)
+    monkeypatch.setattr("inspection_core.stretches.CHUNK", 1 << 11)
+    monkeypatch.setattr("inspection_core.findings.CHUNK", 1 << 11)
+    rng = np.random.default_rng(0)
+    shape = (40, 128, 256)
+    bands = 1 + np.arange(shape[1]) * classes // shape[1]  # nearly all of each is one region
+    labels = np.where(rng.random(shape) < 0.5, bands[:, None], 0).astype(np.uint8)
+    score, grid, names = rng.random(shape, np.float32), Geometry.pixels(shape), [str(n) for n in range(classes)]
+    find_labelled(labels[:1], score[:1], Geometry.pixels((1, *shape[1:])), names)  # what is imported stays out
+    count = stretches(labels).line.size
+    assert count > 300_000
+    tracemalloc.start()
+    try:
+        _, findings = find_labelled(labels, score, grid, names, min_size=1000, copy=False)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert len(findings) == classes
+    assert peak < 40 * count
