@@ -29,9 +29,6 @@ GROUP = 64
 """Most results that are recorded together."""
 
 PAUSE = 0.05
-"""Seconds between two recordings while results keep coming. A transaction takes longer than most of its rows."""
-
-PAUSE = 0.05
 """Seconds from one recording to the next while results keep coming: a transaction takes longer than its rows."""
 
 PATIENCE = 0.1

@@ -192,11 +192,10 @@ def render_crop(
     zoom = size / side
     draw = PIL.ImageDraw.Draw(picture)
     for grow, colour in ((1, (0, 0, 0)), (0, (255, 255, 255))):
-        corner = ((left - x0) * zoom - grow, (top - y0) * zoom - grow)
-        draw.rectangle(
-            (*corner, (right - x0) * zoom - 1 + grow, (bottom - y0) * zoom - 1 + grow),
-            outline=colour,
-        )
+        x_start, y_start = (left - x0) * zoom, (top - y0) * zoom
+        # Shown small, as a long and narrow region is, it may be thinner than a pixel of the picture.
+        x_end, y_end = max(x_start, (right - x0) * zoom - 1), max(y_start, (bottom - y0) * zoom - 1)
+        draw.rectangle((x_start - grow, y_start - grow, x_end + grow, y_end + grow), outline=colour)
     return picture
 
 

@@ -209,6 +209,8 @@ def test_crop_shows_the_box_in_its_middle_with_a_frame():
         ((10, 400), (0, 100), (10, 300)),
         ((5, 5), (0, 0), (5, 5)),
         ((1, 1), (0, 0), (1, 1)),
+        ((17, 4000), (5, 0), (6, 4000)),
+        ((4000, 17), (0, 5), (4000, 6)),
     ],
 )
 def test_crops_at_edges_and_of_small_images_keep_their_size(shape, start, stop):
