@@ -85,8 +85,16 @@ def add(
 def export(
     model: Annotated[str, typer.Argument(help="Model folder, or id of a model.")],
     to: Annotated[str, typer.Option("--to", help="onnx, openvino, torchscript, or edge: with a runner of its own.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="New folder for the exported model.")],
-    images: Annotated[list[Path], typer.Option("--images", help="Real images or scans that both are compared on.")],
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="New folder for the exported model; MODEL-TO here, if not given.")
+    ] = None,
+    images: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--images",
+            help="Real images or scans that both are compared on; those of the fit where they still are, if not given.",
+        ),
+    ] = None,
     precision: Annotated[str, typer.Option(help="fp32, fp16, bf16 (openvino) or int8.")] = "fp32",
     calibrate: Annotated[
         list[Path] | None,
@@ -110,14 +118,15 @@ def export(
         from inspection_core.export_model import export as run
         from inspection_core.export_model.parity import megabytes
 
-        result.inputs.extend([model, *map(str, images)])
+        result.inputs.extend([model, *map(str, images or ())])
         loaded = Engine("cpu").load(model)
+        out = out or Path("-".join([loaded.folder.name, to, *([precision] if precision != "fp32" else [])]))
         with progress_bars() as show:
             done = run(
                 loaded,
                 to,
                 out,
-                images,
+                images or (),
                 precision=precision,
                 calibrate=calibrate or (),
                 tolerance=tolerance,

@@ -101,7 +101,8 @@ def export(
     out
         New folder.
     images
-        Real images or scans, as for ``inspection predict``.
+        Real images or scans, as for ``inspection predict``. Not given, those that the model was fitted on are taken where
+        they still are.
     precision
         One of those that `PRECISIONS` has for the target; ``"edge"`` has those of ONNX.
     calibrate
@@ -135,7 +136,7 @@ def export(
     if target == "edge":
         edge.check(model)
     installed(form)
-    todo = _inputs(images, model.card)
+    todo = _inputs(images or _fitted_on(model.card), model.card)
     if not todo:
         raise UsageError("An export is compared on real images. Found none; give some with --images.")
     notes: list[str] = []

@@ -295,6 +295,18 @@ def test_on_the_command_line(band, scan, tmp_path):
     assert said["parity"]["score_difference"] < 1e-3
 
 
+def test_with_nothing_but_a_form(model, band, tmp_path, monkeypatch):
+    """The good images of the fit are compared, and the folder is named after the model; models of scans need images."""
+    monkeypatch.chdir(tmp_path)
+    done = CliRunner().invoke(cli.app, ["models", "export", str(model.folder), "--to", "torchscript"])
+    assert done.exit_code == 0, done.stderr
+    assert f"on {len(model.card.training['names'])} images" in done.stdout
+    assert (tmp_path / f"{model.folder.name}-torchscript" / "card.toml").exists()
+    done = CliRunner().invoke(cli.app, ["models", "export", str(band(tile=16)), "--to", "torchscript"])
+    assert done.exit_code == 2
+    assert "Found none; give some with --images" in done.stderr
+
+
 def test_an_export_that_differs_is_not_written(band, scan, tmp_path, monkeypatch):
     model = Engine("cpu").load(band(tile=16))
     write = export_model.write_network
