@@ -27,8 +27,8 @@ from inspection_core.io.results import coco_json, finding_json, utf8
 from inspection_core.io.review_store import write_prediction_archive
 from inspection_core.io.store import Known, Row
 from inspection_core.pictures import PICTURES, Kept, Pictures
-from inspection_core.pipeline import Finished, Stages
 from inspection_core.prediction import Prediction
+from inspection_core.stages import Finished, Stages
 from inspection_core.threshold import cuts
 
 TRIES = 3

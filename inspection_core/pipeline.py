@@ -1,10 +1,9 @@
 """Stages that overlap: reading, the network, finishing and recording, with bounded queues between them.
 
 Reading and finishing run in threads, several inputs at a time. The network runs in the calling thread, which is also
-where Ctrl-C arrives. Where several calls of it may run at once, they run in threads that finish what they have sent
-through it: each time that an input changes threads is a turn to wait for at Python's lock. Recording has a thread of
-its own, because its order is that of the inputs and its writes are grouped. Every queue is bounded, so memory does not
-grow with the number of inputs, and a slow stage slows those before it instead of drowning.
+where Ctrl-C arrives; where several calls of it may run at once, see `inspection_core.interleave`. Recording has a
+thread of its own, because its order is that of the inputs and its writes are grouped. Every queue is bounded, so memory
+does not grow with the number of inputs, and a slow stage slows those before it instead of drowning.
 """
 
 from __future__ import annotations
@@ -13,63 +12,22 @@ import math
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from inspection_core import device as devices
+from inspection_core import interleave
+from inspection_core.stages import GROUP, PATIENCE, PAUSE, Finished, Stages
 
 Item = TypeVar("Item")
 Ready = TypeVar("Ready")
 Result = TypeVar("Result")
 
-GROUP = 64
-"""Most results that are recorded together."""
-
-PAUSE = 0.05
-"""Seconds from one recording to the next while results keep coming: a transaction takes longer than its rows."""
-
-PATIENCE = 0.1
-"""Seconds after which a waiting stage looks whether it should stop."""
-
 
 class _Stopped(Exception):  # noqa: N818 - no error: another stage has ended the work
     pass
-
-
-@dataclass(frozen=True)
-class Finished(Generic[Result]):
-    """What `Stages.read` gives for an input that needs no network: its result."""
-
-    result: Result
-
-
-@dataclass(frozen=True)
-class Stages(Generic[Item, Ready, Result]):
-    """What each stage does.
-
-    Parameters
-    ----------
-    read
-        In threads: gets an input ready for the network, or gives its result at once where it needs none.
-    weight
-        How many places a ready input takes in a batch.
-    infer
-        In the calling thread, or in several: sends inputs through the network together; gives what `finish` takes, in
-        order. It sees to it that no more calls are in the network than may be.
-    finish
-        In threads: makes the result and writes its files.
-    record
-        In one thread, in order: takes a few results, or one.
-    """
-
-    read: Callable[[Item], Ready | Finished[Result]]
-    weight: Callable[[Ready], int]
-    infer: Callable[[Sequence[Ready]], Sequence[Any]]
-    finish: Callable[[Any], Result]
-    record: Callable[[Sequence[Result]], None]
 
 
 def run(
@@ -93,8 +51,7 @@ def run(
     depth
         Inputs held between two stages; by default twice the number of cores, or the batch.
     lanes
-        Batches that may be in the network at once. With more than one, no call uses more than one core, and one batch
-        more is on its way, so that cores have something to do while results are finished.
+        Calls of the network that may run at once, each with one core and one input.
 
     Raises
     ------
@@ -102,16 +59,14 @@ def run(
         The first error of any stage. What had been through the network before it is still finished and recorded where
         that is possible; so it is with Ctrl-C.
     """
+    if lanes > 1:
+        interleave.run(items, stages, depth=depth, lanes=lanes)
+        return
     threads = devices.threads()
     depth = depth or max(2 * threads, batch, 2)
     flow = _Flow(stages, depth)
     with ExitStack() as stack:
-        start = stack.enter_context(devices.single_threads()) if lanes > 1 else None
-        readers, finishers = (
-            stack.enter_context(ThreadPoolExecutor(threads, name, start)) for name in ("read", "finish")
-        )
-        if lanes > 1:
-            flow.lanes = stack.enter_context(ThreadPoolExecutor(lanes + 1, "network", start))
+        readers, finishers = (stack.enter_context(ThreadPoolExecutor(threads, name)) for name in ("read", "finish"))
         feeder = threading.Thread(target=flow.feed, args=(items, readers), name="feed", daemon=True)
         recorder = threading.Thread(target=flow.record, name="record", daemon=True)
         feeder.start()
@@ -137,11 +92,10 @@ class _Flow(Generic[Item, Ready, Result]):
     def __init__(self, stages: Stages[Item, Ready, Result], depth: int) -> None:
         self.stages = stages
         self.reading: queue.Queue[Future[Ready | Finished[Result]] | None] = queue.Queue(depth)
-        self.finishing: queue.Queue[Future[list[Result]] | Finished[Result] | None] = queue.Queue(depth)
+        self.finishing: queue.Queue[Future[Result] | Finished[Result] | None] = queue.Queue(depth)
         self.stop_reading = threading.Event()
         self.broken = threading.Event()
         self.errors: list[BaseException] = []
-        self.lanes: ThreadPoolExecutor | None = None
         self.done: list[Result] = []
         """What is to be recorded; of the recording thread, as the next."""
         self.recorded = -math.inf
@@ -195,7 +149,7 @@ class _Flow(Generic[Item, Ready, Result]):
 
     def record(self) -> None:
         """Record results in the order of the inputs: the first at once, those that follow soon together."""
-        one: Future[list[Result]] | Finished[Result] | None = None
+        one: Future[Result] | Finished[Result] | None = None
         try:
             while True:
                 try:
@@ -205,8 +159,8 @@ class _Flow(Generic[Item, Ready, Result]):
                     continue
                 if one is None:
                     break
-                results = self._made(one)  # which may record, and begin a new list
-                self.done.extend(results)
+                result = self._made(one)  # which may record, and begin a new list
+                self.done.append(result)
                 if len(self.done) >= GROUP or self._rest() == 0:
                     self._record()
             self._record()
@@ -233,22 +187,14 @@ class _Flow(Generic[Item, Ready, Result]):
         self.finishing.put(None)
 
     def _forward(self, group: Sequence[Ready], finishers: ThreadPoolExecutor) -> None:
-        if group and self.lanes is None:
+        if group:
             for one in self.stages.infer(group):
-                self._put(self.finishing, finishers.submit(self._finish, one), self.broken)
-        elif group and self.lanes is not None:
-            self._put(self.finishing, self.lanes.submit(self._through, group), self.broken)
+                self._put(self.finishing, finishers.submit(self.stages.finish, one), self.broken)
 
-    def _through(self, group: Sequence[Ready]) -> list[Result]:
-        return self._finish(*self.stages.infer(group))
-
-    def _finish(self, *given: Any) -> list[Result]:
-        return [self.stages.finish(one) for one in given]
-
-    def _made(self, one: Future[list[Result]] | Finished[Result]) -> list[Result]:
-        """Return results, once they are there; what was done before them is not kept waiting for long."""
+    def _made(self, one: Future[Result] | Finished[Result]) -> Result:
+        """Return a result, once it is there; what was done before it is not kept waiting for long."""
         if isinstance(one, Finished):
-            return [one.result]
+            return one.result
         if not wait([one], self._rest()).done:
             self._record()
         return one.result()

@@ -101,8 +101,8 @@ def export(
     out
         New folder.
     images
-        Real images or scans, as for ``inspection predict``. Not given, those that the model was fitted on are taken where
-        they still are.
+        Real images or scans, as for ``inspection predict``. Not given, those that the model was fitted on are taken
+        where they still are.
     precision
         One of those that `PRECISIONS` has for the target; ``"edge"`` has those of ONNX.
     calibrate
