@@ -16,6 +16,7 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
+from functools import partial
 from typing import Any, Generic, TypeVar
 
 from inspection_core import device as devices
@@ -180,7 +181,7 @@ class _Interleaved(Generic[Item, Ready, Result]):
         todo = self.todo()
         while todo and not self.is_mine(todo[0]) and self.count("ready", "done") < self.lanes:
             place = todo.pop(0)
-            self.give(self.helpers, lambda value, state=place.state: self.do(state, value), place, AFTER[place.state])
+            self.give(self.helpers, partial(self.do, place.state), place, AFTER[place.state])
         if todo and self.is_mine(todo[0]):
             state = todo[0].state
             try:
