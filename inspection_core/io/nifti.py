@@ -34,6 +34,8 @@ from inspection_core.prediction import RESEARCH_USE
 RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 GZIP_MAX_RATIO = 1032
 """Deflate cannot pack tighter than this: a header that claims more voxels than that is lying."""
+LEVEL = 1
+"""How hard gzip tries, of 9, as nibabel has it: Python's own 9 takes minutes for a large map, and saves little."""
 FORMS_AGREE_MM = 0.01
 """qform and sform are the same where no corner of the grid moves by more than this; float32 headers round to less."""
 UNIT_TO_MM = {1: 1000.0, 2: 1.0, 3: 0.001}
@@ -459,7 +461,7 @@ def _write(path: Path, header: Any, stored: NDArray[Any]) -> None:
     header["magic"] = header.single_magic
     header["vox_offset"] = header.single_vox_offset + header.extensions.get_sizeondisk()
     kind = stored.dtype.newbyteorder(header.endianness) if stored.dtype.fields is None else stored.dtype
-    with gzip.GzipFile(path, "wb", mtime=0) if path.name.endswith(".gz") else path.open("wb") as file:
+    with gzip.GzipFile(path, "wb", LEVEL, mtime=0) if path.name.endswith(".gz") else path.open("wb") as file:
         header.write_to(file)
         for place in np.ndindex(stored.T.shape[:-2]):  # plane by plane: the bytes of all are as large as the array
             file.write(stored.T[place].astype(kind, copy=False).tobytes())
