@@ -2,8 +2,8 @@
 
 Where a network takes some milliseconds and releases Python's lock, threads for each stage spend a fifth of the time on
 handing over and on waiting for the lock. Here one thread does whatever Python does, in the order that keeps the
-network busy, and the network has a thread for each core. While the network has less to do than there are cores, or
-where inputs are slow to read or to finish, helpers do that, and this one thread sees to all.
+network busy, and the network has a thread for each core. While the network has nothing to do, or where inputs are slow
+to read or to finish, helpers do that, and this one thread sees to all.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ Item = TypeVar("Item")
 Ready = TypeVar("Ready")
 Result = TypeVar("Result")
 
-AHEAD = 4
+AHEAD = 6
 """Inputs in work for each core, where no number is given: with fewer, the network waits while something else is done.
 """
 
@@ -199,8 +199,8 @@ class _Interleaved(Generic[Item, Ready, Result]):
         return read + finish if self.count("inferred") < self.lanes else finish + read
 
     def is_mine(self, place: _Place) -> bool:
-        """Say whether the next stage of an input is for this thread: it is short, and the network has enough to do."""
-        return self.count("inferred") >= self.lanes and self.takes[place.state] < PAUSE
+        """Say whether the next stage of an input is for this thread: it is short, and the network is at work."""
+        return self.count("inferred") > 0 and self.takes[place.state] < PAUSE
 
     def count(self, *following: str) -> int:
         """Return how many inputs other threads have that are this after it."""

@@ -60,7 +60,7 @@ def test_the_first_result_is_recorded_at_once_and_those_that_keep_coming_togethe
     assert len(together) < 20
 
 
-def test_a_result_waits_no_longer_than_a_pause_for_the_next(lanes):
+def test_a_result_waits_no_longer_than_a_pause_for_the_next():
     recorded = {}
 
     def slow_last(n):
@@ -70,7 +70,7 @@ def test_a_result_waits_no_longer_than_a_pause_for_the_next(lanes):
     def record(done):
         recorded.update(dict.fromkeys(done, time.monotonic()))
 
-    pipeline.run(range(4), stages(read=slow_last, record=record), lanes=lanes)
+    pipeline.run(range(4), stages(read=slow_last, record=record))
     assert recorded[3] - recorded[2] > 0.5
 
 
