@@ -27,8 +27,7 @@ Ready = TypeVar("Ready")
 Result = TypeVar("Result")
 
 AHEAD = 6
-"""Inputs in work for each core, where no number is given: with fewer, the network waits while something else is done.
-"""
+"""Inputs in work for each core, where no number is given; with fewer, the network has to wait."""
 
 AFTER = {"item": "ready", "inferred": "done"}
 """What an input is after the stages of Python, by what it is before."""
@@ -105,7 +104,7 @@ class _Interleaved(Generic[Item, Ready, Result]):
     helpers: ThreadPoolExecutor
 
     def __init__(self, stages: Stages[Item, Ready, Result], room: int, lanes: int) -> None:
-        self.stages, self.room, self.lanes = stages, room, lanes
+        self.stages, self.lanes = stages, lanes
         self.errors: list[BaseException] = []
         self.places: deque[_Place] = deque()
         self.waiting: deque[Item] = deque()

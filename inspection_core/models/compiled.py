@@ -15,7 +15,8 @@ import tempfile
 import threading
 import warnings
 from collections import Counter, OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -164,6 +165,19 @@ def read(xml: bytes, constants: bytes) -> Any:
 
     held = np.frombuffer(constants, np.uint8).copy()  # of its own: OpenVINO reads from there for as long as it runs
     return openvino_core().read_model(xml, openvino.Tensor(held))
+
+
+def kept_or_made(kept: Graph | None, fits: Callable[[Any], bool], make: Callable[[], Any]) -> Any:
+    """Return the ``openvino.Model`` that was kept, where this version of OpenVINO reads it and it fits, else a new one.
+
+    A new one is written and read once: what is compiled is then the same, to the bit, as where a model brings its graph.
+    """
+    if kept is not None:
+        with suppress(RuntimeError):  # of another version of OpenVINO
+            model = read(*kept)
+            if fits(model):
+                return model
+    return read(*written(make()))
 
 
 def _sum_in_short_runs(model: Any) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -14,7 +13,7 @@ from torch import Tensor, nn
 from inspection_core.card import ModelCard
 from inspection_core.device import Device, place
 from inspection_core.errors import ModelError
-from inspection_core.models.compiled import Compiled, Graph, as_tensors, convert, graphs_in, read, written
+from inspection_core.models.compiled import Compiled, Graph, as_tensors, convert, graphs_in, kept_or_made, written
 
 
 class Mean(nn.Module):
@@ -130,13 +129,7 @@ class Average:
     def _model(self) -> Any:
         """Return the ``openvino.Model``: the one kept with the weights where this OpenVINO can read it."""
         kept, self._graph = self._graph, None
-        if kept is not None:
-            with suppress(RuntimeError):  # of another version of OpenVINO; the network itself is there too
-                model = read(*kept)
-                if self._fits(model):
-                    return model
-        # Written and read once: what is compiled is then the same, to the bit, as where a model brings its graph.
-        return read(*written(convert(self._networks(), self._form.example)))
+        return kept_or_made(kept, self._fits, lambda: convert(self._networks(), self._form.example))
 
     def _fits(self, model: Any) -> bool:
         """Say whether a graph takes and gives what the card's networks do: another one would fail far from here."""

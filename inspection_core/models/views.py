@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,7 +16,7 @@ from torch import Tensor, nn
 
 from inspection_core.device import Device
 from inspection_core.models.backbone import Backbone
-from inspection_core.models.compiled import Compiled, Graph, convert, read, written
+from inspection_core.models.compiled import Compiled, Graph, convert, kept_or_made, written
 
 MAX_BLUR = 100.0
 """Largest blur, in pixels or cells, that a card may ask for."""
@@ -169,15 +168,13 @@ class Describer:
         return [torch.from_numpy(made) for made in compiled(batch.numpy())]
 
     def _graph(self, number: int, batch: Tensor) -> Any:
-        if self._graphs:
-            with suppress(RuntimeError):  # of another version of OpenVINO; the network itself is there too
-                kept = read(*self._graphs[number])
-                if self._fits(kept, number):
-                    return kept
+        def make() -> Any:
             self._graphs = ()
-        self.backbone.build()
-        # Written and read once: what is compiled is then the same, to the bit, as where a model brings its graph.
-        return read(*written(convert(self._networks[number], batch)))
+            self.backbone.build()
+            return convert(self._networks[number], batch)
+
+        kept = self._graphs[number] if self._graphs else None
+        return kept_or_made(kept, lambda model: self._fits(model, number), make)
 
     def _fits(self, model: Any, number: int) -> bool:
         """Say whether a graph takes and gives what the network of a pass does: another one would fail far from here."""
