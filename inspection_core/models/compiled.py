@@ -170,7 +170,8 @@ def read(xml: bytes, constants: bytes) -> Any:
 def kept_or_made(kept: Graph | None, fits: Callable[[Any], bool], make: Callable[[], Any]) -> Any:
     """Return the ``openvino.Model`` that was kept, where this version of OpenVINO reads it and it fits, else a new one.
 
-    A new one is written and read once: what is compiled is then the same, to the bit, as where a model brings its graph.
+    A new one is written and read once: what is compiled is then the same, to the bit, as where a model brings its
+    graph.
     """
     if kept is not None:
         with suppress(RuntimeError):  # of another version of OpenVINO
