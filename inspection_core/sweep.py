@@ -30,6 +30,10 @@ Done = Callable[[Window, NDArray[np.float32]], None]
 CELL = 16
 """Side, in voxels, of the cells that background is told by."""
 
+MANY = 8
+"""Classes above which logits wait relative to the highest of their window instead of the background's. That takes one
+channel more. It keeps the difference of two organs that are nearly even, which rounding would else decide."""
+
 
 def sweep(
     network: Network,
@@ -124,12 +128,15 @@ def sweep_blocks(
     size = tuple(s.stop - s.start for s in todo[0])
     grid = tuple(n // s for n, s in zip(size, steps, strict=True))
     averaged = bool(classes) and preparation.average == "logits"
-    dropped = int(bool(classes))
+    many = averaged and classes > MANY
+    dropped = int(bool(classes) and not many)
     seen = foreground(pixels) if preparation.skip_background else None
 
     def out(place: Window, values: torch.Tensor) -> None:
         if averaged:
-            _softmax(values[: classes - 1], crew)
+            _softmax(values[: classes - dropped], crew, background=not many)
+        if many:
+            values = values[1:]
         array = values.cpu().numpy()
         if seen is not None:
             lines = [np.arange(s.start, s.stop) * k // CELL for s, k in zip(place, steps, strict=True)]
@@ -152,11 +159,13 @@ def sweep_blocks(
             values = result.float()
             if averaged and not logits:
                 values[:classes].clamp_min_(FLOOR).log_()
-            if averaged or logits:
+            if many:
+                _less_highest(values[:classes], crew)
+            elif averaged or logits:
                 _less_background(values[:classes], crew)
             values = values[dropped:]
             if logits and not averaged:
-                _softmax(values[: classes - 1], crew)
+                _softmax(values[: classes - 1], crew, background=True)
             blend.add(on_grid[k], values[:, None] if flat else values)
 
     empty = [k for k, window in enumerate(todo) if seen is not None and not seen[_cells_of(window)].any()]
@@ -182,14 +191,21 @@ def _less_background(values: torch.Tensor, crew: Crew) -> None:
     crew.share(lambda part: values[1:, part].sub_(values[:1, part]), pieces(values.shape[1:]))
 
 
-def _softmax(values: torch.Tensor, crew: Crew) -> None:
-    """Turn ``(K, *grid)`` logits, those of the background taken off, into probabilities, in place."""
+def _less_highest(values: torch.Tensor, crew: Crew) -> None:
+    """Take the highest channel of each voxel off all of them, in place."""
+    crew.share(lambda part: values[:, part].sub_(values[:, part].amax(dim=0)), pieces(values.shape[1:]))
+
+
+def _softmax(values: torch.Tensor, crew: Crew, background: bool) -> None:
+    """Turn ``(K, *grid)`` logits into probabilities, in place; `background` adds a class that is not there, of 0."""
 
     def some(part: slice) -> None:
         piece = values[:, part]
-        top = piece.amax(dim=0).clamp_min_(0)  # the background's is 0
-        piece.sub_(top).exp_()
-        piece.div_(piece.sum(dim=0).add_(top.neg_().exp_()))
+        top = piece.amax(dim=0)
+        if background:
+            top.clamp_min_(0)
+        total = piece.sub_(top).exp_().sum(dim=0)
+        piece.div_(total.add_(top.neg_().exp_()) if background else total)
 
     crew.share(some, pieces(values.shape[1:]))
 

@@ -244,6 +244,28 @@ def test_logits_are_averaged_where_the_card_says_so():
     assert np.allclose(found[:, 2:6], mean.softmax(dim=0)[1:], atol=1e-5)
 
 
+def test_of_many_classes_those_that_are_nearly_even_are_told_apart(monkeypatch):
+    """Organs far above the background and close to each other, with sums that wait as float16."""
+    classes, way = 12, preparation(average="logits", window_size=(8, 8, 8), overlap=0.5, blend="gaussian")
+    volume = 0.01 * torch.randn(classes, 16, 12, 12, generator=torch.Generator().manual_seed(0)) + 20
+    volume[0] = 0
+    exact = volume.double().softmax(dim=0)[1:].numpy()
+    monkeypatch.setattr(tiling, "HALF_ABOVE", 0)
+
+    def off(many):
+        found = np.zeros(exact.shape, np.float32)
+
+        def done(place, values):
+            found[(slice(None), *place)] = values
+
+        monkeypatch.setattr("inspection_core.sweep.MANY", many)
+        sweep_blocks(torch.clone, volume, CPU, way, 1, classes, done, classes, logits=True)
+        return np.abs(found - exact).max()
+
+    assert off(many=8) < 1e-5
+    assert off(many=classes) > 1e-3
+
+
 def test_a_smaller_tile_is_a_rung_of_its_own():
     way = preparation(tile=12, multiple=2)
     assert {w[0].stop - w[0].start for w in volume_windows((24, 24, 24), way)} == {12}
