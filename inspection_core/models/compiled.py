@@ -212,10 +212,11 @@ def _sum_in_short_runs(model: Any) -> None:
         order = sorted((int(axis) % len(values.get_partial_shape()) for axis in axes.data), reverse=True)
         if len(order) < 2:  # of a layer norm: short as it is
             continue
-        centred = op.subtract(values, mean(values, order))
-        variance = mean(op.multiply(centred, centred), order)
+        middle = mean(values, order)
+        # Not the square of the difference that is divided below: that would be held beside its square.
+        variance = mean(op.squared_difference(values, middle), order)
         scale = op.sqrt(op.add(variance, op.constant(np.float32(how["eps"]))))
-        node.output(0).replace(op.divide(centred, scale).output(0))
+        node.output(0).replace(op.divide(op.subtract(values, middle), scale).output(0))
 
 
 FEW = 8
