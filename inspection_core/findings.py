@@ -36,7 +36,7 @@ SAME_SPACING = 0.01
 """Two spacings are the same within this share of them."""
 TIE = 1e-9
 """Two diameters are the same within this share of them; rounding must not choose between equal ones."""
-FEW = 100
+FEW = 200
 """Points among which all distances are computed sooner than a hull is found."""
 SIZE_UNITS = {("px", 2): "px", ("px", 3): "vox", ("mm", 2): "mm2", ("mm", 3): "mm3"}
 
@@ -585,8 +585,8 @@ def _feret(runs: IntArray, plane: Floats) -> tuple[float, float]:
     right = runs[np.append(line[1:], len(runs)) - 1, 2].astype(np.float64)
     tips = []
     for x, outwards in ((left, -1), (right, 1)):
-        corner = _bends(y, outwards * x)
-        at, end = y[corner], x[corner]
+        at, out = _bends(y, outwards * x)
+        end = outwards * out
         tips += [at, end + outwards / 2, at - 0.5, end, at + 0.5, end]
     points = np.stack([np.concatenate(tips[::2]), np.concatenate(tips[1::2])], axis=1)
     if len(points) > FEW:
@@ -603,12 +603,20 @@ def _feret(runs: IntArray, plane: Floats) -> tuple[float, float]:
     return long_axis, float(np.ptp(corners @ across, axis=0).max())
 
 
-def _bends(y: Floats, x: Floats) -> NDArray[np.bool_]:
-    """Say which points of a line ``x`` over ascending ``y`` are above the straight between their neighbours, or end it.
-
-    The others are between points of the line, or below such, and so no corners of its hull.
-    """
-    bends = np.ones(len(y), bool)
-    dy, dx = np.diff(y), np.diff(x)
-    bends[1:-1] = dx[:-1] * dy[1:] > dx[1:] * dy[:-1]
-    return bends
+def _bends(y: Floats, x: Floats) -> tuple[Floats, Floats]:
+    """Return the corners of the upper hull of a line ``x`` over ascending ``y``, its ends among them."""
+    if len(y) > 2:  # most points are not above the straight between their neighbours, and so no corners
+        dy, dx = np.diff(y), np.diff(x)
+        bends = np.ones(len(y), bool)
+        np.greater(dx[:-1] * dy[1:], dx[1:] * dy[:-1], out=bends[1:-1])
+        y, x = y[bends], x[bends]
+    corners: list[tuple[float, float]] = []
+    for y2, x2 in zip(y.tolist(), x.tolist(), strict=True):
+        while len(corners) > 1:  # Andrew 1979: without the last one, if it is no longer above
+            (y0, x0), (y1, x1) = corners[-2:]
+            if (x1 - x0) * (y2 - y1) > (x2 - x1) * (y1 - y0):
+                break
+            corners.pop()
+        corners.append((y2, x2))
+    found = np.array(corners)
+    return found[:, 0], found[:, 1]

@@ -198,7 +198,7 @@ def blurred(batch: Tensor, sigma: float, multiple: int = 1) -> Tensor:
     radius = max(1, round(3 * sigma))
     kernel = torch.tensor(_gaussian(sigma, radius), dtype=batch.dtype, device=batch.device)
     if multiple % LANES == 0:
-        return _blurred_down(_blurred_down(batch.transpose(2, 3), kernel).transpose(2, 3), kernel)
+        return _blurred_down(_blurred_across(batch, kernel), kernel)
     channels = int(batch.shape[1])
     # Each channel is a group of its own, which OpenVINO computes in half the time of one plane after the other.
     kernel = kernel.expand(channels, 1, 1, -1)
@@ -208,6 +208,16 @@ def blurred(batch: Tensor, sigma: float, multiple: int = 1) -> Tensor:
 
 LANES = 16
 """Numbers in a processor's widest register: channels are computed side by side, and an image has one or three only."""
+
+
+def _blurred_across(batch: Tensor, kernel: Tensor) -> Tensor:
+    """Blur each row of ``(B, C, h, w)``. Rows that follow each other take the place of channels."""
+    planes, channels, height, width = batch.shape
+    radius = len(kernel) // 2
+    padded = F.pad(batch, (radius, radius, 0, 0), mode="replicate")
+    lanes = padded.reshape(planes * channels * (height // LANES), LANES, 1, width + 2 * radius)
+    done = F.conv2d(lanes, kernel.view(1, 1, 1, -1).expand(LANES, -1, -1, -1), groups=LANES)
+    return done.reshape(batch.shape)
 
 
 def _blurred_down(batch: Tensor, kernel: Tensor) -> Tensor:
