@@ -26,7 +26,10 @@ def conv(inputs: int, outputs: int) -> nn.Module:
 
 
 class Skip(nn.Module):
-    """The input, or a layer of it, added or put beside what two layers give."""
+    """The input, or a layer of it, added or put beside what two layers give.
+
+    Where nothing is computed but places change, OpenVINO itself has no copy: numbers are wrong where memory is shared.
+    """
 
     def __init__(self, how: str, network: nn.Module) -> None:
         super().__init__()
@@ -41,6 +44,8 @@ class Skip(nn.Module):
             "weighed": lambda: y * x,
             "turned": lambda: y + x.flip(2),
             "view": lambda: y + x.reshape(1, 2, -1).flip(2).reshape(y.shape),
+            "shifted": lambda: torch.roll(x, 3, 2),
+            "turned by mean": lambda: x.flip(2) * x.mean(dim=(2, 3, 4), keepdim=True),
             "mean": lambda: y + x.mean(dim=(2, 3, 4), keepdim=True),
         }[self.how]()
 
@@ -60,6 +65,8 @@ NETWORKS = {
     "the input itself": (nn.Identity(), False),
     "the input, each by itself": (nn.ReLU(), False),
     "the input, in another order": (nn.ChannelShuffle(2), False),
+    "the input, shifted": (Skip("shifted", nn.Identity()), False),
+    "the input, turned, by its mean": (Skip("turned by mean", nn.Identity()), False),
     "added": (Skip("added", two()), False),
     "beside": (Skip("beside", two()), False),
     "weighed": (Skip("weighed", two()), False),
