@@ -220,6 +220,7 @@ class LoadedModel:
             classes,
             logits,
             crew,
+            getattr(network, "room", None),
         )
 
     def _run(self, images: Sequence[torch.Tensor], device: Device) -> list[Grid]:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 Network = Callable[["torch.Tensor"], "torch.Tensor"]
 Done = Callable[[Window, NDArray[np.float32]], None]
+Room = Callable[[tuple[int, ...]], "torch.Tensor | None"]
 
 CELL = 16
 """Side, in voxels, of the cells that background is told by."""
@@ -83,6 +84,7 @@ def sweep_blocks(
     classes: int = 0,
     logits: bool = False,
     crew: Crew | None = None,
+    room: Room | None = None,
 ) -> None:
     """Put all windows of a prepared volume through a network, blend them, and hand out each block that is done.
 
@@ -111,6 +113,8 @@ def sweep_blocks(
         The network gives logits in place of probabilities.
     crew
         Who blends; the caller alone if not given.
+    room
+        Where the network lets its batches be put; see `inspection_core.models.Segmenter`. On a GPU it is not asked.
 
     Raises
     ------
@@ -170,7 +174,7 @@ def sweep_blocks(
 
     empty = [k for k, window in enumerate(todo) if seen is not None and not seen[_cells_of(window)].any()]
     jobs = _jobs(len(todo), frozenset(empty), device.batch)
-    feed = _Feed(_Layers(pixels, order[0], preparation.neighbours if flat else None), todo, device)
+    feed = _Feed(_Layers(pixels, order[0], preparation.neighbours if flat else None), todo, device, room)
     cores = torch.get_num_threads()
     with torch.inference_mode(), torch_threads(1):
         for parts, batch in feed.batches(jobs):
@@ -312,16 +316,19 @@ class _Layers:
 class _Feed:
     """Brings batches of windows to the device; on CUDA the next one is copied while the network is at work.
 
-    There two pinned buffers are filled in turn, and copied by a stream of their own.
+    There two pinned buffers are filled in turn, and copied by a stream of their own. On a CPU one is filled again and
+    again; that is the network's own memory where it has `room`.
     """
 
-    def __init__(self, layers: _Layers, todo: Sequence[Window], device: Device) -> None:
+    def __init__(self, layers: _Layers, todo: Sequence[Window], device: Device, room: Room | None) -> None:
         import torch
 
         self._layers, self._todo, self._device = layers, todo, device
         self._ahead = device.torch.type == "cuda"
+        form = (device.batch, *layers.form(todo[0]))
+        own = room(form) if room is not None and device.torch.type == "cpu" else None
         self._hosts = [
-            torch.zeros((device.batch, *layers.form(todo[0])), dtype=torch.float32, pin_memory=self._ahead)
+            torch.zeros(form, dtype=torch.float32, pin_memory=self._ahead) if own is None else own
             for _ in range(1 + self._ahead)
         ]
         self._stream = cast("Any", torch.cuda.Stream)(device.torch) if self._ahead else None

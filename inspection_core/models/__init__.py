@@ -91,6 +91,10 @@ class Segmenter(Protocol):
     members, or that looks at flips too, may have an attribute ``spread`` that is true: then it gives one channel more,
     the last, with the standard deviation of P(not background) over them. One with an attribute ``logits`` that is true
     gives the classes' logits in place of their probabilities; the softmax is then taken piece by piece.
+
+    One with a method ``room`` can save an array: asked with the shape of the batches to come, it returns a float32
+    tensor of that shape, in which each of them may be put, or None. That may be the memory of what it returned, since
+    the next batch comes when that is done with; what it returns next may then lie where the batch was.
     """
 
     stride: int

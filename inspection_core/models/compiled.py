@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import math
 import queue
 import tempfile
 import threading
@@ -24,6 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from inspection_core import device as devices
+from inspection_core.models.compiled_order import reads_first
 
 if TYPE_CHECKING:
     import torch
@@ -277,6 +279,7 @@ class Compiled:
         self._by_shape: OrderedDict[tuple[int, ...], queue.SimpleQueue[Any]] = OrderedDict()
         self._fixed: OrderedDict[tuple[int, ...], queue.SimpleQueue[Any]] = OrderedDict()
         self._calls: Counter[tuple[int, ...]] = Counter()
+        self._shares: dict[tuple[int, ...], bool] = {}
         self._lock = threading.Lock()
 
     def __call__(self, batch: NDArray[np.float32]) -> list[NDArray[Any]]:
@@ -326,6 +329,29 @@ class Compiled:
         """Compile for a shape before the first batch of it comes."""
         self._requests(shape)
 
+    def room(self, shape: tuple[int, ...]) -> NDArray[np.float32] | None:
+        """Return where the next batch of a shape may be put: in the memory of what the network gives for it.
+
+        That makes one array less. None where it is too small, or where it is not certain that all of the batch is read
+        before anything is written over it; see `reads_first`. Only for networks that run `alone`.
+        """
+        if not self._alone:
+            return None
+        waiting = self._requests(shape)
+        request = waiting.get()
+        try:
+            if shape not in self._shares:
+                self._shares[shape] = reads_first(request.get_compiled_model())
+            if not self._shares[shape]:
+                return None
+            given: NDArray[Any] = request.get_output_tensor(0).data
+        finally:
+            waiting.put(request)
+        count = math.prod(shape)
+        if given.dtype != np.float32 or given.size < count:
+            return None
+        return given.reshape(-1)[:count].reshape(shape)
+
     def _requests(self, shape: tuple[int, ...]) -> queue.SimpleQueue[Any]:
         """Return the free requests for a shape; a request is used by one thread at a time."""
         if not self._alone:
@@ -334,7 +360,8 @@ class Compiled:
             if shape not in self._by_shape:
                 self._by_shape[shape] = self._compile(shape)
                 if len(self._by_shape) > SHAPES:
-                    self._by_shape.popitem(last=False)
+                    gone, _ = self._by_shape.popitem(last=False)
+                    self._shares.pop(gone, None)
             self._by_shape.move_to_end(shape)
             return self._by_shape[shape]
 

@@ -101,6 +101,13 @@ class Average:
         """Return ``(B, 1 + K, *grid)`` probabilities or logits, which the next call may write over."""
         return cast("Callable[[Tensor], Tensor]", self._call)(batch)
 
+    def room(self, shape: tuple[int, ...]) -> Tensor | None:
+        """Return where the next batch of a shape may be put; see `inspection_core.models.Segmenter`."""
+        if self.runtime != "openvino":
+            return None
+        memory = cast("Compiled", self._compiled).room(shape)
+        return None if memory is None else torch.from_numpy(memory)
+
     def to(self, device: Device) -> None:
         """Move the networks to another device."""
         if device == self._device:

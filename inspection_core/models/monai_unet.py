@@ -55,6 +55,10 @@ class MonaiUNet:
         """Whether torch has the networks, which it has not where OpenVINO runs a graph that was kept."""
         return self._average.built
 
+    def room(self, shape: tuple[int, ...]) -> Tensor | None:
+        """Return where the next batch of a shape may be put; see `inspection_core.models.Segmenter`."""
+        return self._average.room(shape)
+
     def to(self, device: Device) -> None:
         """Move the networks to another device."""
         self._average.to(device)
