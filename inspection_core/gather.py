@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from inspection_core import device as devices
 from inspection_core.card import ModelCard, Preparation
 from inspection_core.engine import plan
 from inspection_core.io.raster import read_raster
@@ -25,7 +27,9 @@ TURN_TESTS = 4
 TURN_WINDOWS = 4
 """Windows of each that turns are tried on, where it is a large one of many."""
 
-TURNS: Mapping[str, Callable[[torch.Tensor], torch.Tensor]] = {
+Turn = Callable[["torch.Tensor"], "torch.Tensor"]
+
+TURNS: Mapping[str, Turn] = {
     "mirrored left-right": lambda t: t.flip(-1),
     "mirrored up-down": lambda t: t.flip(-2),
     "turned by 180": lambda t: t.flip(-1, -2),
@@ -42,21 +46,50 @@ def collect(
     survey: Survey, card: ModelCard, fitter: Fitter, progress: Callable[[str, int, int], None]
 ) -> tuple[str, ...]:
     """Hand every window of every good image to the fitter, plain and turned; return the names of the turns."""
-    n = len(survey.paths)
-    for i, image in enumerate(read_ahead(survey.paths, read_raster)):
-        prepared = prepare(image, card)
-        _add(fitter, i, prepared.pixels, _origins(prepared, fitter.stride, fitter.offset), card)
-        progress("features", i + 1, n)
+    _take_in(survey, card, fitter, [lambda t: t], lambda done: progress("features", done, len(survey.paths)))
     accepted = _turns_that_help(survey, card, fitter)
     if accepted:
-        for i, image in enumerate(read_ahead(survey.paths, read_raster)):
-            prepared = prepare(image, card)
-            origins = _origins(prepared, fitter.stride, fitter.offset)
-            for name in accepted:
-                turn = TURNS[name]
-                _add(fitter, i, turn(prepared.pixels), turn(origins.permute(2, 0, 1)).permute(1, 2, 0), card)
-            progress("turned copies", i + 1, n)
+        turns = [TURNS[name] for name in accepted]
+        _take_in(survey, card, fitter, turns, lambda done: progress("turned copies", done, len(survey.paths)))
     return tuple(accepted)
+
+
+def _take_in(
+    survey: Survey, card: ModelCard, fitter: Fitter, turns: Sequence[Turn], progress: Callable[[int], None]
+) -> None:
+    """Hand every window of every image to the fitter in these turns: in order, though several are described at once."""
+
+    def described(window: _Window) -> tuple[_Window, Any]:
+        return window, fitter.describe(window.pixels)
+
+    with devices.torch_threads(1) if fitter.lanes > 1 else nullcontext():
+        windows = _every_window(survey, card, fitter, turns)
+        for window, patches in read_ahead(windows, described, fitter.lanes, fitter.lanes):
+            fitter.add(window.image, patches, window.origins)
+            if window.last:
+                progress(window.image + 1)
+
+
+class _Window(NamedTuple):
+    """One window: pixels ``(1, C, h, w)``, origins ``(1, h', w', 4)``, and whether it is the last of its image."""
+
+    image: int
+    pixels: torch.Tensor
+    origins: torch.Tensor
+    last: bool
+
+
+def _every_window(survey: Survey, card: ModelCard, fitter: Fitter, turns: Sequence[Turn]) -> Iterator[_Window]:
+    for i, image in enumerate(read_ahead(survey.paths, read_raster)):
+        prepared = prepare(image, card)
+        upright, places = prepared.pixels, _origins(prepared, fitter.stride, fitter.offset)
+        for turn in turns:
+            pixels, origins = turn(upright), turn(places.permute(2, 0, 1)).permute(1, 2, 0)
+            windows = _windows(pixels, card.preparation)
+            for window in windows:
+                cells = tuple(slice(s.start // fitter.stride, s.stop // fitter.stride) for s in window)
+                last = turn is turns[-1] and window is windows[-1]
+                yield _Window(i, pixels[(slice(None), *window)][None], origins[cells][None], last)
 
 
 def _turns_that_help(survey: Survey, card: ModelCard, fitter: Fitter) -> list[str]:
@@ -79,7 +112,9 @@ def _turns_that_help(survey: Survey, card: ModelCard, fitter: Fitter) -> list[st
         groups = [([i], [j for j in range(n) if j != i] or [i]) for i in range(n)]
     ratios: dict[str, list[float]] = {name: [] for name in TURNS}
     for tested, others in groups:
-        predictor = fitter.build(others, survey.names)
+        # One core builds in the time of two, which wait for each other between many short steps.
+        with devices.torch_threads(1) if fitter.lanes > 1 else nullcontext():
+            predictor = fitter.build(others, survey.names)
         for i in tested:
             pixels = prepare(read_raster(survey.paths[i]), card).pixels
             half = fitter.stride // 2
@@ -95,12 +130,6 @@ def _turns_that_help(survey: Survey, card: ModelCard, fitter: Fitter) -> list[st
 def _windows(pixels: torch.Tensor, preparation: Preparation) -> list[Window]:
     shape = (int(pixels.shape[1]), int(pixels.shape[2]))
     return list(plan(shape, preparation.tile, preparation.overlap, preparation.multiple))
-
-
-def _add(fitter: Fitter, image: int, pixels: torch.Tensor, origins: torch.Tensor, card: ModelCard) -> None:
-    for window in _windows(pixels, card.preparation):
-        cells = tuple(slice(s.start // fitter.stride, s.stop // fitter.stride) for s in window)
-        fitter.add(image, pixels[(slice(None), *window)][None], origins[cells][None])
 
 
 def _origins(prepared: Prepared, stride: int, offset: float) -> torch.Tensor:

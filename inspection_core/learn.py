@@ -6,9 +6,14 @@ calibration: the p-value of a new image is its place among them. Nothing here lo
 
 from __future__ import annotations
 
+import copy
 import math
+import queue
 import tempfile
+import threading
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -23,10 +28,10 @@ from inspection_core.device import Device
 from inspection_core.engine import LoadedModel
 from inspection_core.errors import UsageError
 from inspection_core.gather import collect
-from inspection_core.infer import Clock, measure
+from inspection_core.infer import Clock, Measured, measure
 from inspection_core.io.raster import list_images, read_raster
 from inspection_core.io.stream import read_ahead
-from inspection_core.models import FITTERS, Fitter, function
+from inspection_core.models import FITTERS, FittedPredictor, Fitter, function
 from inspection_core.models import weights as weights_io
 from inspection_core.survey import Survey, good_folder, look
 from inspection_core.threshold import cuts
@@ -44,6 +49,9 @@ PIXEL_QUANTILE = 0.999
 
 SAMPLED_PIXELS = 5000
 """Score-map pixels of each good image that this quantile is estimated from."""
+
+AHEAD = 4
+"""Images that are read or wait to be scored while others are, in all folds together."""
 
 DEFECT_CELLS = 1.0
 """Cells of the score grid that the smallest defect named by the user covers."""
@@ -247,9 +255,8 @@ def fit(
     turns = collect(survey, card, fitter, progress)
     clock.lap("features")
 
-    held_out = _cross_fit(survey, card, fitter, out, on, seed, progress)
+    held_out, predictor = _cross_fit(survey, card, fitter, out, on, seed, progress)
     clock.lap("cross-fit")
-    predictor = fitter.build(range(len(survey.paths)), survey.names)
     suspects = _suspects(survey.names, held_out)
     card = replace(
         card,
@@ -269,7 +276,7 @@ def fit(
         },
     )
     card = weights_io.save(out, card, predictor.tensors())
-    clock.lap("final model")
+    clock.lap("saving")
     notes = [*survey.warnings, *cuts(card.policy, card.calibration).warnings]
     if suspects:
         notes.append(f"look at these good images, they are unlike the others: {', '.join(suspects[:10])}")
@@ -294,36 +301,93 @@ class _HeldOut:
     folds: list[NDArray[np.intp]]
 
 
+@dataclass(frozen=True)
+class _Score:
+    """What calibration keeps of an image: its number, its score, the highest pixel and some of the others."""
+
+    image: int
+    score: float
+    peak: float
+    sample: NDArray[np.float32]
+
+
 def _cross_fit(
     survey: Survey, card: ModelCard, fitter: Fitter, out: Path, device: Device, seed: int, progress: Progress
-) -> _HeldOut:
-    """Score every good image with a model of the others."""
+) -> tuple[_HeldOut, FittedPredictor]:
+    """Score every good image with a model of the others; return that, and the model of them all.
+
+    The models of several folds are made and used at once, each in a thread of one core: most steps are too short to
+    share. The results are those of one after the other, since nothing depends on their order.
+    """
     n = len(survey.paths)
-    if n < 2:
-        return _HeldOut(Calibration(), np.zeros(0), [])
     # Contiguous: neighbours in a folder are often the same part again, and must not vouch for each other.
     parts = max(count for least, count in FOLDS.items() if n >= least)
-    folds = np.array_split(np.arange(n), min(parts, n))
-    scores, peaks, samples = np.zeros(n), np.zeros(n), []
-    generator = np.random.default_rng(seed)
-    done = 0
-    for fold in folds:
-        predictor = fitter.build([i for i in range(n) if i not in set(fold.tolist())], survey.names)
-        model = LoadedModel(card, out, predictor, device)
-        for i, image in zip(fold, read_ahead([survey.paths[j] for j in fold], read_raster), strict=True):
-            measured = measure(image, model)
-            scores[i], peaks[i] = measured.image_score, measured.peak
-            flat = measured.score.ravel()
-            samples.append(flat[generator.integers(0, flat.size, min(SAMPLED_PIXELS, flat.size))])
-            done += 1
-            progress("calibrating", done, n)
+    folds = np.array_split(np.arange(n), min(parts, n)) if n > 1 else []
+    draws = _draws([[survey.pixels[i] for i in fold] for fold in folds], seed)
+    found: list[_Score] = []
+    told: queue.SimpleQueue[_Score | Exception] = queue.SimpleQueue()
+    stopped = threading.Event()
+    lanes = min(fitter.lanes, len(folds) + 1)
+
+    def score(fold: NDArray[np.intp], generator: np.random.Generator) -> None:
+        try:
+            predictor = fitter.build([i for i in range(n) if not fold[0] <= i <= fold[-1]], survey.names)
+            model = LoadedModel(card, out, predictor, device)
+            images = read_ahead([survey.paths[i] for i in fold], read_raster, max(1, AHEAD // lanes - 1))
+            for i, image in zip(fold, images, strict=True):
+                told.put(_scored(int(i), measure(image, model), generator))
+                if stopped.is_set():
+                    return
+        except Exception as error:  # noqa: BLE001 - raised anew in the calling thread
+            told.put(error)
+
+    with ExitStack() as stack:
+        start = stack.enter_context(devices.single_threads()) if lanes > 1 else None
+        pool = stack.enter_context(ThreadPoolExecutor(lanes, "fold", start))
+        stack.callback(pool.shutdown, wait=False, cancel_futures=True)
+        stack.callback(stopped.set)  # where something fails, those at work stop after their image
+        whole = pool.submit(fitter.build, range(n), survey.names)
+        for fold, generator in zip(folds, draws, strict=True):
+            pool.submit(score, fold, generator)
+        while len(found) < n and folds:
+            if isinstance(one := told.get(), Exception):
+                raise one
+            found.append(one)
+            progress("calibrating", len(found), n)
+        predictor = whole.result()
+    if not folds:
+        return _HeldOut(Calibration(), np.zeros(0), []), predictor
+    found.sort(key=lambda one: one.image)
     calibration = Calibration(
         method=f"{len(folds)}-fold cross-fitting over {n} good images, folds contiguous in the order given",
-        scores=tuple(float(s) for s in scores),
-        peaks=tuple(float(p) for p in peaks),
-        pixel_low=float(np.quantile(np.concatenate(samples), PIXEL_QUANTILE)),
+        scores=tuple(one.score for one in found),
+        peaks=tuple(one.peak for one in found),
+        pixel_low=float(np.quantile(np.concatenate([one.sample for one in found]), PIXEL_QUANTILE)),
     )
-    return _HeldOut(calibration, scores, folds)
+    return _HeldOut(calibration, np.array([one.score for one in found]), folds), predictor
+
+
+def _draws(folds: Sequence[Sequence[int]], seed: int) -> list[np.random.Generator]:
+    """Return for each fold, given by its images' pixels, the generator that it draws from when its turn comes.
+
+    It is where those of earlier folds have left it, so that the draws are the same whoever is first.
+    """
+    generator = np.random.default_rng(seed)
+    draws = []
+    for fold in folds:
+        draws.append(copy.deepcopy(generator))
+        for pixels in fold:
+            _places(pixels, generator)
+    return draws
+
+
+def _places(pixels: int, generator: np.random.Generator) -> NDArray[np.int64]:
+    return generator.integers(0, pixels, min(SAMPLED_PIXELS, pixels))
+
+
+def _scored(image: int, measured: Measured, generator: np.random.Generator) -> _Score:
+    flat = measured.score.ravel()
+    return _Score(image, float(measured.image_score), float(measured.peak), flat[_places(flat.size, generator)])
 
 
 def _suspects(names: Sequence[str], held_out: _HeldOut) -> tuple[str, ...]:

@@ -40,6 +40,8 @@ class Survey:
         The same for all; colour where grey and colour are mixed.
     window
         Intensities that become 0 and 1: the whole range of 8-bit images, robust extremes over all images otherwise.
+    pixels
+        Of each image, one channel of it.
     sides
         Smallest and largest side of the images in pixels: the root of their area.
     sha256
@@ -53,6 +55,7 @@ class Survey:
     channels: tuple[str, ...]
     dtype: str
     window: tuple[float, float]
+    pixels: tuple[int, ...]
     sides: tuple[float, float]
     sha256: str
     warnings: tuple[str, ...]
@@ -138,7 +141,7 @@ def look(
         names.append(utf8(name))
         digest.update(f"{names[-1]}\0{item.sha256}\n".encode())
     low, high = min(s.low for s in seen), max(s.high for s in seen)
-    sides = [s.side for s in seen]
+    sides = [math.sqrt(s.pixels) for s in seen]
     if high <= low:
         raise FitError(f"The good images hold one single value, {low:g}, so there is nothing to learn from them.")
     return Survey(
@@ -147,6 +150,7 @@ def look(
         channels=max((s.channels for s in seen), key=len),
         dtype=seen[0].dtype,
         window=(0.0, 255.0) if seen[0].dtype == "uint8" else (low, high),
+        pixels=tuple(s.pixels for s in seen),
         sides=(min(sides), max(sides)),
         sha256=digest.hexdigest(),
         warnings=tuple(warnings),
@@ -160,7 +164,7 @@ class _Seen:
     dtype: str
     low: float
     high: float
-    side: float
+    pixels: int
     sha256: str
 
 
@@ -174,5 +178,5 @@ def _look_at(path: Path) -> _Seen | InspectionError:
         low, high = float(image.array.min()), float(image.array.max())
     else:
         low, high = (float(v) for v in np.percentile(image.array, WINDOW_TAILS))
-    side = math.sqrt(math.prod(image.geometry.shape))
-    return _Seen(path, image.channels, str(image.array.dtype), low, high, side, digest)
+    pixels = math.prod(image.geometry.shape)
+    return _Seen(path, image.channels, str(image.array.dtype), low, high, pixels, digest)

@@ -17,10 +17,15 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-def read_ahead(items: Iterable[Item], read: Callable[[Item], Result], depth: int = 4) -> Iterator[Result]:
-    """Yield ``read(item)`` in the order of `items`, with up to `depth` of them under way; memory stays bounded."""
+def read_ahead(
+    items: Iterable[Item], read: Callable[[Item], Result], depth: int = 4, threads: int | None = None
+) -> Iterator[Result]:
+    """Yield ``read(item)`` in the order of `items`, with up to `depth` of them under way; memory stays bounded.
+
+    Where no number of `threads` is given, there is one for each core.
+    """
     waiting: deque[Future[Result]] = deque()
-    with ThreadPoolExecutor(devices.threads()) as pool:
+    with ThreadPoolExecutor(threads or devices.threads()) as pool:
         for item in items:
             waiting.append(pool.submit(read, item))
             if len(waiting) > depth:

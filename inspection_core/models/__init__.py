@@ -163,15 +163,25 @@ class Host(Protocol):
 class Fitter(Protocol):
     """Makes predictors of one architecture from the patches of good images, seen once, in bounded memory.
 
-    Made with ``Fitter(backbone, settings, images, device, seed)``. `add` is called for every window of every image;
-    then `build` gives a predictor from a subset of the images, so that cross-fitting needs no second look at the rest.
+    Made with ``Fitter(backbone, settings, images, device, seed)``. `describe` and `add` are called for every window of
+    every image; then `build` gives a predictor from a subset of the images, so that cross-fitting needs no second look
+    at the rest.
     """
 
     stride: int
     offset: float
 
-    def add(self, image: int, batch: torch.Tensor, origins: torch.Tensor) -> None:
-        """Take in the windows ``(B, C, h, w)`` of one image.
+    @property
+    def lanes(self) -> int:
+        """Calls of `describe`, and of `build`, that may run at once, each in a thread with one core."""
+        ...
+
+    def describe(self, batch: torch.Tensor) -> Any:
+        """Return what is to be known of the windows ``(B, C, h, w)`` of one image."""
+        ...
+
+    def add(self, image: int, described: Any, origins: torch.Tensor) -> None:
+        """Take in what `describe` gave of one image, in a given order, from one thread.
 
         `origins` is float32 ``(B, h', w', 4)``: centre y, x and height, width of each cell in the source's pixels.
         """

@@ -31,7 +31,7 @@ from inspection_core.models import Scores, weights
 from inspection_core.models.backbone import Backbone, LaterBackbone
 from inspection_core.models.backbone_file import described, description, digests, open_network
 from inspection_core.models.compiled import Compiled, as_tensors, graphs_in
-from inspection_core.models.compiled_search import References, with_search
+from inspection_core.models.compiled_search import References, search_alone, with_search
 from inspection_core.models.nearest import Memory, greedy_coreset, principal, projection
 from inspection_core.models.views import MAX_BLUR, Describer, View, blurred
 from inspection_core.prediction import Neighbour
@@ -52,6 +52,12 @@ windows, keep no more."""
 
 CORESET_DIM = 48
 """Dimensions that the coreset is chosen in; the references themselves keep all."""
+
+MOST_LANES = 4
+"""Memories that are built at once, at most: each holds a pool, and as much again for its choice."""
+
+PUT_TOGETHER = 256
+"""Windows whose patches are put together at a time while a pool is drawn from them."""
 
 MAX_OFFSET = 1000.0
 """Largest offset, in pixels, that a card may ask for."""
@@ -75,6 +81,11 @@ class PatchMemory:
         Good images by number.
     smoothing
         Standard deviation, in cells, of the blur of the score map.
+    offset
+        See `inspection_core.models.Predictor`.
+    joined
+        In OpenVINO, compile network and search as one, which is faster. Not worth it for a predictor that sees few
+        images and shares its describer with others: then only the search is compiled. Scores are the same.
     """
 
     def __init__(
@@ -86,6 +97,7 @@ class PatchMemory:
         names: Sequence[str],
         smoothing: float,
         offset: float,
+        joined: bool = True,
     ) -> None:
         self.describer = describer
         self.memories = list(memories)
@@ -95,7 +107,8 @@ class PatchMemory:
         self.smoothing = smoothing
         self.stride = describer.backbone.stride
         self.offset = offset
-        self._passes: list[Compiled] = []
+        self.joined = joined
+        self._passes: list[Compiled] = []  # or searches, where these are not joined with the network
         self._lock = threading.Lock()
 
     def __call__(self, batch: Tensor) -> Scores:
@@ -113,6 +126,11 @@ class PatchMemory:
 
     def _compared(self, batch: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield for each view score and number of the nearest reference, ``(B, h', w')`` each."""
+        if self.runtime == "openvino" and not self.joined:
+            for number, features in enumerate(self.describer.features(batch)):
+                score, nearest = (torch.from_numpy(made) for made in self._search(number)(features.numpy()))
+                yield score, nearest.long()
+            return
         if self.runtime == "openvino":
             for number, (resized, views) in enumerate(self.describer.passes(batch)):
                 found = [torch.from_numpy(made) for made in self._compiled(number, resized, views)(resized.numpy())]
@@ -134,6 +152,13 @@ class PatchMemory:
                 references = map(References, self.memories[ours], self.densities[ours])
                 self._passes.append(Compiled(with_search(model, list(references))))
             return self._passes[number]
+
+    def _search(self, view: int) -> Compiled:
+        """Return the search of a view by itself, compiled on its first use."""
+        with self._lock:
+            if view == len(self._passes):
+                self._passes.append(Compiled(search_alone(References(self.memories[view], self.densities[view]))))
+            return self._passes[view]
 
     @property
     def runtime(self) -> str:
@@ -217,16 +242,27 @@ class PatchMemoryFitter:
         self._quota = max(LEAST_PATCHES, self._pool // max(1, images))
         self._generator = torch.Generator().manual_seed(seed)
         self._lots = torch.Generator().manual_seed(seed)
+        self._wide = threading.Lock()  # one build at a time holds its pool in float64, twice as large
         # For each view and image: patches (n, d), and for the first view their origins (n, 4).
         self._patches: list[dict[int, list[Tensor]]] = [{} for _ in self.views]
         self._origins: dict[int, list[Tensor]] = {}
         # A lot for each patch: where an image has too many, those with the lowest lots stay, a fair draw from them all.
         self._drawn: list[dict[int, list[Tensor]]] = [{} for _ in self.views]
 
+    @property
+    def lanes(self) -> int:
+        """Calls of `describe`, and of `build`, that may run at once, each in a thread with one core."""
+        return min(devices.threads(), MOST_LANES) if self.describer.runtime == "openvino" else 1
+
     @torch.inference_mode()
-    def add(self, image: int, batch: Tensor, origins: Tensor) -> None:
-        """Take in windows of one image; a random share of the patches is kept where there are many."""
-        for number, (patches, _) in enumerate(self.describer(batch.to(self.device.torch))):
+    def describe(self, batch: Tensor) -> list[Tensor]:
+        """Return the patches of windows ``(B, C, h, w)`` of one image in every view, ``(B * h' * w', d)`` each."""
+        return [patches for patches, _ in self.describer(batch.to(self.device.torch))]
+
+    @torch.inference_mode()
+    def add(self, image: int, described: Sequence[Tensor], origins: Tensor) -> None:
+        """Take in what `describe` gave of an image; a random share of the patches is kept where there are many."""
+        for number, patches in enumerate(described):
             keep: slice | Tensor = slice(None)
             if len(patches) > self._quota:
                 keep = torch.randperm(len(patches), generator=self._generator)[: self._quota].sort().values
@@ -260,26 +296,50 @@ class PatchMemoryFitter:
             raise FitError("A memory needs the patches of at least one good image. Got none.")
         memories, densities, origins = [], [], torch.zeros((0, 5))
         for number in range(len(self.views)):
-            pool = torch.cat([p for i in images for p in self._patches[number][i]]).to(self.device.torch)
+            parts = [p for i in images for p in self._patches[number][i]]
             generator = torch.Generator().manual_seed(self.seed)
-            some = torch.randperm(len(pool), generator=generator)[: self._pool].sort().values
-            pool = pool[some.to(pool.device)]
+            some = torch.randperm(sum(map(len, parts)), generator=generator)[: self._pool].sort().values
+            pool = _rows(parts, some).to(self.device.torch)
             count = max(min(self.memory, round(self.share * len(pool))), min(len(pool), 256))
             small = pool
             if pool.shape[1] > CORESET_DIM:
                 small = pool @ projection(pool.shape[1], CORESET_DIM, self.seed).to(pool.device)
             chosen, _ = greedy_coreset(small, count)
+            del small
             chosen = chosen.to(pool.device)
-            basis = principal(pool, self.dim) if 0 < self.dim < pool.shape[1] else None
+            basis = None
+            if 0 < self.dim < pool.shape[1]:
+                with self._wide:
+                    basis = principal(pool, self.dim)
             memory = Memory(pool[chosen], basis)
             memories.append(memory)
             densities.append(_density(memory, pool, generator, self.neighbours))
             if number == 0:
-                places = torch.cat(
-                    [torch.cat([torch.full((len(o), 1), float(i)), o], dim=1) for i in images for o in self._origins[i]]
-                )
-                origins = places[some][chosen.cpu()]
-        return PatchMemory(self.describer, memories, densities, origins, names, self.smoothing, self.offset)
+                origins = self._places(images, some[chosen.cpu()])
+        return PatchMemory(
+            self.describer, memories, densities, origins, names, self.smoothing, self.offset, joined=False
+        )
+
+    def _places(self, images: Collection[int], rows: Tensor) -> Tensor:
+        """Return image and origin, ``(n, 5)``, of patches given by their rows ``(n,)`` among those of `images`."""
+        counts = torch.tensor([sum(map(len, self._origins[i])) for i in images])
+        image = torch.tensor(list(images))[torch.searchsorted(counts.cumsum(0), rows, right=True)]
+        ascending, order = rows.sort()
+        places = torch.empty((len(rows), 4))
+        places[order] = _rows([o for i in images for o in self._origins[i]], ascending)
+        return torch.cat([image[:, None].float(), places], dim=1)
+
+
+def _rows(parts: Sequence[Tensor], rows: Tensor) -> Tensor:
+    """Return rows, in ascending order, of all parts put together, which never is in memory as a whole."""
+    taken = torch.empty((len(rows), parts[0].shape[1]))
+    start = first = 0
+    for at in range(0, len(parts), PUT_TOGETHER):
+        some = torch.cat(list(parts[at : at + PUT_TOGETHER]))
+        last = int(torch.searchsorted(rows, start + len(some)))
+        taken[first:last] = some[rows[first:last] - start]
+        start, first = start + len(some), last
+    return taken
 
 
 def load(folder: Path, card: ModelCard, device: Device) -> PatchMemory:

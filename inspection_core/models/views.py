@@ -152,9 +152,13 @@ class Describer:
 
     def __call__(self, batch: Tensor) -> Iterator[tuple[Tensor, tuple[int, int]]]:
         """Yield each view of a batch ``(B, C, h, w)``: its patches ``(B * h' * w', d)`` and its grid ``(h', w')``."""
+        for features in self.features(batch):
+            yield features.reshape(-1, features.shape[-1]), (features.shape[1], features.shape[2])
+
+    def features(self, batch: Tensor) -> Iterator[Tensor]:
+        """Yield for each view of a batch ``(B, C, h, w)`` its patches on their grid, ``(B, h', w', d)``."""
         for number, (resized, _) in enumerate(self.passes(batch)):
-            for features in self._run(number, resized):
-                yield features.reshape(-1, features.shape[-1]), (features.shape[1], features.shape[2])
+            yield from self._run(number, resized)
 
     def _run(self, number: int, batch: Tensor) -> Sequence[Tensor]:
         if self.runtime != "openvino":

@@ -2,6 +2,7 @@
 
 import os
 import sys
+import threading
 
 import numpy as np
 import PIL.Image
@@ -9,11 +10,13 @@ import pytest
 import timm
 from safetensors.torch import save_file
 
+from inspection_core import learn
 from inspection_core.engine import Engine
 from inspection_core.errors import FitError, ModelError, ReadError, UsageError
-from inspection_core.infer import predict
+from inspection_core.infer import measure, predict
 from inspection_core.io.raster import list_images, read_raster
 from inspection_core.learn import MAX_ENLARGEMENT, fit
+from inspection_core.models.patch_memory import PatchMemoryFitter
 from inspection_core.survey import WINDOW_TAILS, good_folder, look
 
 QUICK = {"preset": "fast", "device": "cpu", "smallest_defect": 8}
@@ -224,6 +227,40 @@ def test_two_fits_are_equal_to_the_last_bit_and_other_seeds_are_not(parts, tmp_p
     assert first.weights_sha256 == again.weights_sha256
     assert first.calibration == again.calibration
     assert other.weights_sha256 != first.weights_sha256
+
+
+@pytest.mark.parametrize("lanes", [2, 4])
+def test_folds_side_by_side_give_the_model_of_one_after_the_other(parts, tmp_path, monkeypatch, lanes):
+    folder = parts.write(tmp_path / "good", [parts.cast_iron(seed, 64 + 8 * (seed % 2)) for seed in range(9)])
+    made = []
+    for at_once in (1, lanes):
+        monkeypatch.setattr(PatchMemoryFitter, "lanes", at_once)
+        (tmp_path / str(at_once)).mkdir()
+        made.append(fit(folder, tmp_path / str(at_once) / "m", **QUICK))
+    assert made[0].card == made[1].card  # with the hash of the weights, the calibration and the suspects
+
+
+def test_an_error_in_a_fold_ends_the_fit(good_parts, tmp_path, monkeypatch):
+    def broken(image, model):
+        if image.name == "part07.png":
+            raise ReadError("part07.png is gone.")
+        return measure(image, model)
+
+    monkeypatch.setattr(PatchMemoryFitter, "lanes", 2)
+    monkeypatch.setattr(learn, "measure", broken)
+    with pytest.raises(ReadError, match=r"^part07\.png is gone\.$"):
+        fit(good_parts, tmp_path / "m", **QUICK)
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("fold")]
+
+
+def test_progress_is_told_in_the_calling_thread_and_counts_to_the_end(parts, tmp_path, monkeypatch):
+    monkeypatch.setattr(PatchMemoryFitter, "lanes", 2)
+    told = []
+    folder = parts.write(tmp_path / "good", [parts.cast_iron(seed, 64) for seed in range(3)])
+    fit(folder, tmp_path / "m", **QUICK, progress=lambda *step: told.append((threading.current_thread(), *step)))
+    assert {thread for thread, *_ in told} == {threading.current_thread()}
+    for stage in ("reading", "features", "turned copies", "calibrating"):
+        assert [(done, total) for _, name, done, total in told if name == stage] == [(1, 3), (2, 3), (3, 3)]
 
 
 def test_one_image_is_enough_and_every_verdict_is_review(parts, good_parts, tmp_path):

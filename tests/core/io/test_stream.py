@@ -38,6 +38,10 @@ def test_reading_happens_in_other_threads():
     assert threading.get_ident() not in set(read_ahead(range(3), lambda item: threading.get_ident()))
 
 
+def test_a_number_of_threads():
+    assert len(set(read_ahead(range(9), lambda item: threading.get_ident(), threads=1))) == 1
+
+
 def test_an_error_that_is_no_users_passes_through():
     with pytest.raises(ZeroDivisionError):
         list(read_ahead([1, 0], lambda item: 1 / item))

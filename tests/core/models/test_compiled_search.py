@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from inspection_core.models.compiled import Compiled, convert
-from inspection_core.models.compiled_search import CHUNK, GROUP, References, with_search
+from inspection_core.models.compiled_search import CHUNK, GROUP, References, search_alone, with_search
 from inspection_core.models.nearest import Memory, principal
 
 DIM = 24
@@ -40,6 +40,16 @@ def test_scores_and_references_are_those_of_the_memory(count, basis):
         assert score.shape == number.shape == (2, 5, 7)
         assert score.ravel() == pytest.approx(wanted.numpy(), rel=1e-5)
         assert np.array_equal(number.ravel(), nearest[:, 0].numpy())
+
+
+@pytest.mark.parametrize("basis", [False, True], ids=["exact", "in a basis"])
+def test_the_search_by_itself_gives_the_same_to_the_bit(basis):
+    first, second = references(CHUNK + 5, basis, 0), references(300, not basis, 1)
+    batch = torch.randn((1, DIM, 5, 7))
+    found = searched(first, second, batch)
+    features = [values.permute(0, 2, 3, 1).contiguous().numpy() for values in (batch, batch * 0.5)]
+    for one, values, wanted in zip((first, second), features, (found[:2], found[2:]), strict=True):
+        assert all(map(np.array_equal, Compiled(search_alone(one))(values), wanted))
 
 
 def test_a_reference_finds_itself_at_distance_0():

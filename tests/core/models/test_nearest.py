@@ -120,6 +120,16 @@ def test_principal_directions_are_orthonormal_and_widest_first():
     assert basis.abs().argmax(dim=0).tolist() == [1, 2]
 
 
+@pytest.mark.parametrize("kind", [torch.float32, torch.float64])
+def test_principal_directions_are_those_of_the_covariance_and_leave_the_vectors_alone(kind):
+    vectors = torch.randn((500, 6), generator=torch.Generator().manual_seed(0)).to(kind) + 3
+    before = vectors.clone()
+    basis = principal(vectors, 3)
+    wanted = torch.linalg.eigh(torch.cov(before.T.double())).eigenvectors[:, -3:].flip(1)
+    assert torch.allclose(basis.double().abs(), wanted.abs(), atol=1e-6)
+    assert torch.equal(vectors, before)
+
+
 def test_a_search_in_a_basis_gives_whole_distances_and_bounds_the_least_one():
     generator = torch.Generator().manual_seed(0)
     vectors, queries = torch.randn((300, 24), generator=generator), torch.randn((70, 24), generator=generator)

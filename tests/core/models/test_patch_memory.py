@@ -10,10 +10,10 @@ from inspection_core.device import Device
 from inspection_core.engine import Engine
 from inspection_core.errors import FitError, ModelError
 from inspection_core.infer import measure
-from inspection_core.models import weights
+from inspection_core.models import patch_memory, weights
 from inspection_core.models.backbone import Backbone
 from inspection_core.models.compiled import GRAPH, convert, written
-from inspection_core.models.patch_memory import KEPT_WINDOWS, PatchMemoryFitter, View, load
+from inspection_core.models.patch_memory import KEPT_WINDOWS, PatchMemory, PatchMemoryFitter, View, load
 from inspection_core.models.views import blurred
 
 CPU, OPENVINO = Device("cpu"), Device("cpu", 1, "openvino")
@@ -27,7 +27,7 @@ def fitter():
     made = PatchMemoryFitter(Backbone("resnet18"), SETTINGS, 2, CPU, seed=0)
     for image in range(2):
         origins = torch.full((1, 8, 8, 4), float(image))
-        made.add(image, torch.rand((1, 1, 64, 64)), origins)
+        made.add(image, made.describe(torch.rand((1, 1, 64, 64))), origins)
     return made
 
 
@@ -72,7 +72,7 @@ def test_an_image_of_many_windows_keeps_a_bounded_fair_share(monkeypatch):
     made = PatchMemoryFitter(Backbone("resnet18"), SETTINGS | {"views": SETTINGS["views"] * 2}, 1, CPU, seed=0)
     windows = 4 * KEPT_WINDOWS
     for window in range(windows):
-        made.add(0, torch.rand((1, 1, 64, 64)), torch.full((1, 8, 8, 4), float(window)))
+        made.add(0, made.describe(torch.rand((1, 1, 64, 64))), torch.full((1, 8, 8, 4), float(window)))
     most = KEPT_WINDOWS * 64
     assert [sum(map(len, view[0])) for view in made._patches] == [most, most]
     kept = torch.cat(made._origins[0])[:, 0].long().bincount(minlength=windows)
@@ -81,9 +81,43 @@ def test_an_image_of_many_windows_keeps_a_bounded_fair_share(monkeypatch):
     assert kept.max() <= 32
 
 
+@pytest.mark.parametrize("together", [1, 2, 256])
+@pytest.mark.parametrize("count", [1, 7, 15])
+def test_rows_of_many_parts_are_those_of_all_put_together(monkeypatch, together, count):
+    monkeypatch.setattr(patch_memory, "PUT_TOGETHER", together)
+    parts = [torch.rand((n, 3)) for n in (4, 0, 1, 7, 3)]
+    rows = torch.randperm(15)[:count].sort().values
+    assert torch.equal(patch_memory._rows(parts, rows), torch.cat(parts)[rows])
+
+
+def test_references_keep_the_origin_of_their_patch(fitter):
+    for image in range(2):  # origins that name the patch
+        fitter._origins[image] = [torch.arange(64.0)[:, None] + 100 * image + torch.zeros(4)]
+    predictor = fitter.build([1, 0], ["a.png", "b.png"])
+    images, rows = predictor.origins[:, 0].long(), predictor.origins[:, 1].long() % 100
+    patches = torch.stack([fitter._patches[0][int(i)][0][int(row)] for i, row in zip(images, rows, strict=True)])
+    assert torch.equal(predictor.origins[:, 1].long() // 100, images)
+    assert torch.equal(predictor.memories[0].vectors, patches)
+
+
+def test_a_search_compiled_apart_scores_as_one_with_the_network():
+    torch.manual_seed(0)
+    views = ((1.0, 0.0, 1.0, True), (1.0, 0.0, 1.0, False), (0.5, 2.0, 3.0, True))  # the first two share a pass
+    made = PatchMemoryFitter(Backbone("resnet18"), SETTINGS | {"views": views}, 1, OPENVINO, seed=0)
+    made.add(0, made.describe(torch.rand((1, 1, 64, 96))), torch.zeros((1, 8, 12, 4)))
+    apart = made.build([0], ["a.png"])
+    joined = PatchMemory(
+        apart.describer, apart.memories, apart.densities, apart.origins, apart.names, apart.smoothing, apart.offset
+    )
+    batch = torch.rand((1, 1, 64, 96))
+    found, wanted = apart(batch), joined(batch)
+    assert torch.equal(found.map, wanted.map)
+    assert torch.equal(found.neighbour, wanted.neighbour)
+
+
 def test_every_patch_has_an_origin(fitter):
     with pytest.raises(ModelError, match=r"^Each of the 64 patches has an origin\. Got 63\.$"):
-        fitter.add(0, torch.rand((1, 1, 64, 64)), torch.zeros((1, 63, 1, 4)))
+        fitter.add(0, fitter.describe(torch.rand((1, 1, 64, 64))), torch.zeros((1, 63, 1, 4)))
 
 
 # name: (parameters to change; None removes, message)
