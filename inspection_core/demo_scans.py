@@ -23,7 +23,7 @@ from inspection_core.io.results import finding_json
 from inspection_core.phantom import LABEL, phantom
 from inspection_core.prediction import Prediction
 from inspection_core.reliability import FILE as DIAGRAM
-from inspection_core.render import render_overlay, render_plain, save_picture
+from inspection_core.render import render_overlay, render_plain, save_picture, score_scale
 from inspection_core.report import ReportData, ReportItem, write_report
 from inspection_core.studies import for_channels
 from inspection_core.threshold import cuts
@@ -103,7 +103,7 @@ def demo_scans(out: Path, *, device: str, say: Callable[[str], None], progress: 
         place = folder / ("phantom" if k == 0 else "patient")
         written = write_results(Job(place, opened, prediction, model.card, ("nifti", "png")))
         outputs += written.files
-        items.append(_item(name, opened.image, prediction, place))
+        items.append(_item(name, opened.image, prediction, place, score_scale(model.card)))
         n = len(prediction.findings)
         lines.append(f"{name}: {n} finding{'' if n == 1 else 's'}, confidence {prediction.image_score:.2f}: {place}")
         warnings += [f"{name}: {w}" for w in prediction.warnings]
@@ -137,7 +137,7 @@ def _patient(model: LoadedModel) -> tuple[str, Opened] | None:
     return f"patient {case.name} (real, TCGA-LGG)", Opened(image)
 
 
-def _item(name: str, image: Image, prediction: Prediction, place: Path) -> ReportItem:
+def _item(name: str, image: Image, prediction: Prediction, place: Path, scale: tuple[float, float]) -> ReportItem:
     k = image.channels.index(SHOWN) if SHOWN in image.channels else 0
     shown = Image(image.array[k : k + 1], image.geometry, (image.channels[k],))
     low, high = (float(v) for v in np.percentile(shown.array, (1, 99.8)))
@@ -146,7 +146,7 @@ def _item(name: str, image: Image, prediction: Prediction, place: Path) -> Repor
         shown = Image(shown.array.astype(np.float32), shown.geometry, shown.channels)
     planes = slices(prediction)
     plain = _montage([render_plain(shown, window, TILE, z) for z in planes])
-    overlay = _montage([render_overlay(shown, prediction, window, (0.25, 1.5), TILE, z) for z in planes])
+    overlay = _montage([render_overlay(shown, prediction, window, scale, TILE, z) for z in planes])
     return ReportItem(
         path=name,
         score=prediction.image_score,
@@ -199,5 +199,5 @@ def _report(model: LoadedModel, items: list[ReportItem], real: bool) -> ReportDa
         notes=tuple(notes),
         warnings=tuple(dict.fromkeys(cut.warnings)),
         command="inspection demo",
-        scale=(0.25, 1.5),
+        scale=score_scale(card),
     )
