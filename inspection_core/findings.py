@@ -36,7 +36,7 @@ SAME_SPACING = 0.01
 """Two spacings are the same within this share of them."""
 TIE = 1e-9
 """Two diameters are the same within this share of them; rounding must not choose between equal ones."""
-FEW = 200
+FEW = 100
 """Points among which all distances are computed sooner than a hull is found."""
 SIZE_UNITS = {("px", 2): "px", ("px", 3): "vox", ("mm", 2): "mm2", ("mm", 3): "mm3"}
 
@@ -585,7 +585,7 @@ def _feret(runs: IntArray, plane: Floats) -> tuple[float, float]:
     right = runs[np.append(line[1:], len(runs)) - 1, 2].astype(np.float64)
     tips = []
     for x, outwards in ((left, -1), (right, 1)):
-        at, out = _bends(y, outwards * x)
+        at, out = _upper_hull(y, outwards * x)
         end = outwards * out
         tips += [at, end + outwards / 2, at - 0.5, end, at + 0.5, end]
     points = np.stack([np.concatenate(tips[::2]), np.concatenate(tips[1::2])], axis=1)
@@ -603,7 +603,7 @@ def _feret(runs: IntArray, plane: Floats) -> tuple[float, float]:
     return long_axis, float(np.ptp(corners @ across, axis=0).max())
 
 
-def _bends(y: Floats, x: Floats) -> tuple[Floats, Floats]:
+def _upper_hull(y: Floats, x: Floats) -> tuple[Floats, Floats]:
     """Return the corners of the upper hull of a line ``x`` over ascending ``y``, its ends among them."""
     if len(y) > 2:  # most points are not above the straight between their neighbours, and so no corners
         dy, dx = np.diff(y), np.diff(x)

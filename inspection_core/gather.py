@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -62,12 +62,17 @@ def _take_in(
     def described(window: _Window) -> tuple[_Window, Any]:
         return window, fitter.describe(window.pixels)
 
-    with devices.torch_threads(1) if fitter.lanes > 1 else nullcontext():
+    with _one_core_each(fitter):
         windows = _every_window(survey, card, fitter, turns)
         for window, patches in read_ahead(windows, described, fitter.lanes, fitter.lanes):
             fitter.add(window.image, patches, window.origins)
             if window.last:
                 progress(window.image + 1)
+
+
+def _one_core_each(fitter: Fitter) -> AbstractContextManager[None]:
+    """Let each call of a fitter with several lanes have one core: two would wait for each other after every step."""
+    return devices.torch_threads(1) if fitter.lanes > 1 else nullcontext()
 
 
 class _Window(NamedTuple):
@@ -112,8 +117,7 @@ def _turns_that_help(survey: Survey, card: ModelCard, fitter: Fitter) -> list[st
         groups = [([i], [j for j in range(n) if j != i] or [i]) for i in range(n)]
     ratios: dict[str, list[float]] = {name: [] for name in TURNS}
     for tested, others in groups:
-        # One core builds in the time of two, which wait for each other between many short steps.
-        with devices.torch_threads(1) if fitter.lanes > 1 else nullcontext():
+        with _one_core_each(fitter):
             predictor = fitter.build(others, survey.names)
         for i in tested:
             pixels = prepare(read_raster(survey.paths[i]), card).pixels

@@ -19,8 +19,6 @@ IntArray = NDArray[np.integer[Any]]
 
 PIECE = 1 << 20
 """Voxels that are looked at together: of a large mask, and of its values, no copy is made as a whole."""
-SPARSE = 8
-"""Share of all voxels, one in so many, below which the values in stretches are taken out before they are added up."""
 CHUNK = 1 << 15
 """Stretches whose neighbours are looked for together; a scan with many small structures has millions."""
 
@@ -97,16 +95,11 @@ class Stretches:
         """Return ``(n,)``: a reduction, such as ``numpy.add``, of the values in each stretch."""
         given = np.zeros(self.line.size, dtype or values.dtype)
         for planes, some, part in self.slabs():
-            first, length = part.first, part.length.astype(np.int64)
-            inside, begin = values[planes].reshape(-1), np.cumsum(length) - length
-            count = int(begin[-1]) + int(length[-1])
-            if SPARSE * count < inside.size:  # alone and side by side
-                inside = inside[np.repeat(first - begin, length) + np.arange(count)]
-                given[some] = ufunc.reduceat(inside, begin, dtype=dtype)
-                continue
+            first = part.first
+            ends = np.stack([first, first + part.length], axis=1).ravel()
             # What lies between two stretches is reduced too, and left out of the result.
-            ends = np.stack([first, first + length], axis=1).ravel()
-            given[some] = ufunc.reduceat(inside[: ends[-1]], ends[:-1], dtype=dtype)[::2]
+            inside = values[planes].reshape(-1)[: ends[-1]]
+            given[some] = ufunc.reduceat(inside, ends[:-1], dtype=dtype)[::2]
         return given
 
     def fill(self, chosen: NDArray[np.bool_], array: NDArray[Any], value: Any) -> None:

@@ -9,6 +9,7 @@ import pytest
 import torch
 from scipy.ndimage import gaussian_filter
 
+from inspection_core import inspector
 from inspection_core.card import ModelCard, Policy, Preparation
 from inspection_core.engine import Engine, LoadedModel
 from inspection_core.image import Image
@@ -141,3 +142,18 @@ def band(tmp_path):
         return tmp_path / name
 
     return model
+
+
+@pytest.fixture
+def second_is_interrupted(monkeypatch):
+    """Interrupt the network once, at ``part01.png``, which may be in it before the first image is."""
+    real, once = inspector.forward, ["part01.png"]
+
+    def forward(group, model):
+        for name in [one.image.name for one in group]:
+            if name in once:
+                once.remove(name)
+                raise KeyboardInterrupt
+        return real(group, model)
+
+    monkeypatch.setattr(inspector, "forward", forward)

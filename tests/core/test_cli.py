@@ -311,20 +311,7 @@ def test_json_that_cannot_be_written(tmp_path):
     assert f"--json {tmp_path} cannot be written" in said
 
 
-def test_an_interruption_exits_with_130_and_the_run_goes_on(images, fitted, out, result, monkeypatch):
-    from inspection_core import inspector
-
-    real = inspector.forward
-    once = ["part01.png"]
-
-    def interrupted(group, model):  # at the second image, which may be in the network before the first one is
-        for name in [one.image.name for one in group]:
-            if name in once:
-                once.remove(name)
-                raise KeyboardInterrupt
-        return real(group, model)
-
-    monkeypatch.setattr(inspector, "forward", interrupted)
+def test_an_interruption_exits_with_130_and_the_run_goes_on(images, fitted, out, result, second_is_interrupted):
     arguments = ("screen", images, "-m", fitted.folder, "-o", out, "--json", result)
     code, _, said = run(*arguments)
     assert code == 130

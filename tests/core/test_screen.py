@@ -172,18 +172,7 @@ def test_a_deleted_file_is_forgotten(folder, model, tmp_path):
     assert csv(tmp_path / "run")["path"].tolist() == ["part00.png", "sub/part00.png"]
 
 
-def test_a_run_goes_on_after_an_interruption(folder, model, tmp_path, monkeypatch):
-    real = inspector.forward
-    once = ["part01.png"]
-
-    def second_is_interrupted(group, model):  # which may be in the network before the first one is
-        for name in [one.image.name for one in group]:
-            if name in once:
-                once.remove(name)
-                raise KeyboardInterrupt
-        return real(group, model)
-
-    monkeypatch.setattr(inspector, "forward", second_is_interrupted)
+def test_a_run_goes_on_after_an_interruption(folder, model, tmp_path, second_is_interrupted):
     with pytest.raises(KeyboardInterrupt):
         screen(folder, model, tmp_path / "run")
     assert (tmp_path / "run" / RUN_DATABASE).is_file()
