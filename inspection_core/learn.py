@@ -95,7 +95,7 @@ PRESETS: Mapping[str, Preset] = {
         "tf_efficientnet_lite0",
         size=256,
         top=0.01,
-        settings={"views": ((1.0, 4.0, 4.0, True),), "memory": 2048, "share": 0.1, "dim": 64, "smoothing": 1.0},
+        settings={"views": ((1.0, 4.0, 4.0, True),), "memory": 2048, "share": 0.1, "dim": 31, "smoothing": 1.0},
         resize="uint8",
     ),
     "accurate": Preset(

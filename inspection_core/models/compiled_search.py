@@ -12,11 +12,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from torch import Tensor
 
-from inspection_core.models.nearest import Memory
+from inspection_core.models.nearest import CHUNK, Memory
 
-CHUNK = 512
-"""References that are multiplied with all patches at a time. That bounds the products that are held: with 2,048 they
-take longer where both cores search, since they do not stay in the cache that the cores share."""
+# Patches are multiplied with a chunk of the references at a time. That bounds the products that are held: with 2,048
+# they take longer where both cores search, since they do not stay in the cache that the cores share.
 
 GROUP = 64
 """References of which the least product is kept first. The place of a least number takes much longer to find than the
@@ -96,14 +95,15 @@ def _search(features: Any, references: References) -> tuple[Any, Any]:
         lengths = [op.reduce_sum(op.multiply(values, values), last, True) for values in (patches, short)]
         short = op.concat([short, op.sqrt(op.relu(op.subtract(*lengths)))], 1)
     found = [_least(short, memory, start) for start in range(0, len(vectors), CHUNK)]
-    number = found[0][1]
-    if len(found) > 1:
-        products, numbers = (op.concat(list(values), 1) for values in zip(*found, strict=True))
-        number = op.gather_elements(numbers, _place(products).output(1), 1)
+    products, numbers = (op.concat(list(values), 1) for values in zip(*found, strict=True))
+    if memory.basis is None:
+        numbers = op.gather_elements(numbers, _place(products).output(1), 1)
     # A patch that is no number is nearest to none; what comes after must find a reference all the same.
-    number = op.minimum(op.squeeze(number, last), np.int32(len(vectors) - 1))
-    apart = op.subtract(patches, op.gather(op.constant(vectors), number, first))
-    distance = op.sqrt(op.reduce_sum(op.multiply(apart, apart), last, False))
+    numbers = op.minimum(numbers, np.int32(len(vectors) - 1))
+    apart = op.subtract(op.unsqueeze(patches, last), op.gather(op.constant(vectors), numbers, first))
+    squares = _place(op.reduce_sum(op.multiply(apart, apart), np.array([2]), False))
+    number = op.squeeze(op.gather_elements(numbers, squares.output(1), 1), last)
+    distance = op.sqrt(op.squeeze(squares.output(0), last))
     density = op.gather(op.constant(references.density.cpu().numpy()), number, first)
     grid = op.gather(op.shape_of(features), np.array([0, 1, 2]), first)
     return tuple(op.reshape(values, grid, False).output(0) for values in (op.multiply(distance, density), number))

@@ -3,9 +3,10 @@
 Distances come from blocked matrix products with cached norms: ``|q - m|^2 = |q|^2 - 2 q.m + |m|^2``. That form loses
 digits where q and m are close, so the distance to the winners is computed once more from the difference.
 
-With a basis the winners are found in fewer dimensions: the coordinates in it, and the length of what is left over. Such
-short vectors are never farther apart than the whole ones. So the least distance of all lies between that of the short
-winner and that of the whole winner, which is the one given.
+With a basis candidates are found in fewer dimensions: the coordinates in it, and the length of what is left over. Of each
+`CHUNK` references the nearest one is a candidate, and of the candidates that which is nearest in all dimensions is given.
+Short vectors are never farther apart than the whole ones. So the least distance of all lies between that of the nearest
+short vector and the one given.
 """
 
 from __future__ import annotations
@@ -25,6 +26,10 @@ and more are no faster."""
 BLOCK = (1024, 1024)
 """The same on any other device."""
 
+CHUNK = 512
+"""References of which one is a candidate, where the search is in a basis. In a coreset, those that follow each other are
+far apart, so the nearest few seldom share a chunk."""
+
 CANDIDATES = 256
 """Farthest vectors that are looked at together while a coreset is chosen."""
 
@@ -41,8 +46,8 @@ class Memory:
     vectors
         float32 ``(m, d)``, m at least 1.
     basis
-        ``(d, s)``, orthonormal columns, as from `principal`: the directions that are searched in. If not given, the
-        search is exact.
+        ``(d, s)``, orthonormal columns, as from `principal`: the directions that candidates are searched in. If not
+        given, the search is exact.
 
     Attributes
     ----------
@@ -71,12 +76,14 @@ class Memory:
         """Return distances and numbers, both ``(n, k)``, of the k nearest references of each query ``(n, d)``.
 
         Distances are Euclidean and ascend along k. Memory is bounded by blocks of products and differences. With a
-        basis, the references are those that are nearest in it.
+        basis they are the nearest of the candidates: one of each `CHUNK` references, or k where that is more than one.
         """
         k = min(k, len(self))
         many, few = BLOCKS.get(queries.device.type, BLOCK)
-        numbers = torch.empty((len(queries), k), dtype=torch.int64, device=queries.device)
-        distances = torch.empty((len(queries), k), dtype=torch.float32, device=queries.device)
+        chunk = len(self) if self.basis is None or k > 1 else CHUNK
+        candidates = k * math.ceil(len(self) / chunk)
+        numbers = torch.empty((len(queries), candidates), dtype=torch.int64, device=queries.device)
+        distances = torch.empty((len(queries), candidates), dtype=torch.float32, device=queries.device)
         block = torch.zeros((many, queries.shape[1]), dtype=queries.dtype, device=queries.device)
         products = torch.empty((few, len(self)), dtype=queries.dtype, device=queries.device)
         for start in range(0, len(queries), many):
@@ -88,10 +95,11 @@ class Memory:
                 # |q|^2 is the same for all references of a query, so it plays no part in who is nearest.
                 torch.addmm(self.norms, short[at : at + few], self.columns, out=products)
                 mine = best[at : at + few]
-                mine.copy_(_least(products, k)[: len(mine)])
+                for number, some in enumerate(products.split(chunk, dim=1)):
+                    mine[:, number * k : (number + 1) * k] = _least(some, k)[: len(mine)] + number * chunk
             distances[start : start + many] = (part[:, None, :] - self.vectors[best]).square().sum(dim=2).sqrt()
-        if k > 1:
-            order = distances.argsort(dim=1, stable=True)
+        if candidates > 1:
+            order = distances.argsort(dim=1, stable=True)[:, :k]
             distances, numbers = distances.gather(1, order), numbers.gather(1, order)
         return distances, numbers
 

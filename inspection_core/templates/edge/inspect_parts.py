@@ -55,6 +55,7 @@ LUMA = (0.299, 0.587, 0.114)
 MAX_SIDE, MAX_PIXELS = 20_000, 400_000_000
 MAX_ASPECT = 16
 BLOCK = 1024
+CHUNK = 512  # references of which one is a candidate
 
 
 class PictureError(Exception):
@@ -320,8 +321,14 @@ class Model:
         found = np.empty(len(patches), np.float32)
         for start in range(0, len(patches), BLOCK):
             part = patches[start : start + BLOCK]
-            best = (norms - 2 * (shorten(part, self.bases[view]) @ short.T)).argmin(axis=1)
-            distance = np.sqrt(np.square(part - memory[best]).sum(axis=1))
+            products = norms - 2 * (shorten(part, self.bases[view]) @ short.T)
+            chunk = len(memory) if self.bases[view] is None else CHUNK
+            starts = range(0, len(memory), chunk)
+            numbers = np.stack([at + products[:, at : at + chunk].argmin(axis=1) for at in starts], axis=1)
+            squares = np.square(part[:, None] - memory[numbers]).sum(axis=2)
+            nearest = squares.argmin(axis=1)[:, None]
+            best = np.take_along_axis(numbers, nearest, axis=1)[:, 0]
+            distance = np.sqrt(np.take_along_axis(squares, nearest, axis=1)[:, 0])
             found[start : start + BLOCK] = distance * density[best]
         return found
 

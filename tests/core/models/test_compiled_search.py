@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from inspection_core.models.compiled import Compiled, convert
-from inspection_core.models.compiled_search import CHUNK, GROUP, References, search_alone, with_search
-from inspection_core.models.nearest import Memory, principal
+from inspection_core.models.compiled_search import GROUP, References, search_alone, with_search
+from inspection_core.models.nearest import CHUNK, Memory, principal
 
 DIM = 24
 

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from inspection_core.models import nearest
-from inspection_core.models.nearest import Memory, greedy_coreset, principal, projection
+from inspection_core.models.nearest import CHUNK, Memory, greedy_coreset, principal, projection
 
 
 def vectors(n: int, d: int, seed: int = 0, scale: float = 1.0) -> torch.Tensor:
@@ -130,9 +130,10 @@ def test_principal_directions_are_those_of_the_covariance_and_leave_the_vectors_
     assert torch.equal(vectors, before)
 
 
-def test_a_search_in_a_basis_gives_whole_distances_and_bounds_the_least_one():
+@pytest.mark.parametrize("count", [300, 3 * CHUNK + 40])
+def test_a_search_in_a_basis_gives_whole_distances_and_bounds_the_least_one(count):
     generator = torch.Generator().manual_seed(0)
-    vectors, queries = torch.randn((300, 24), generator=generator), torch.randn((70, 24), generator=generator)
+    vectors, queries = torch.randn((count, 24), generator=generator), torch.randn((70, 24), generator=generator)
     memory = Memory(vectors, principal(vectors, 12))
     distance, number = memory.search(queries)
     least, _ = Memory(vectors).search(queries)
@@ -140,3 +141,17 @@ def test_a_search_in_a_basis_gives_whole_distances_and_bounds_the_least_one():
     short = torch.cdist(memory._shorten(queries), memory._shorten(vectors)).amin(dim=1, keepdim=True)
     assert (short <= least + 1e-4).all()
     assert (least <= distance + 1e-4).all()
+
+
+def test_of_each_chunk_one_is_a_candidate_and_the_nearest_of_them_in_all_dimensions_is_given():
+    generator = torch.Generator().manual_seed(0)
+    vectors, queries = torch.randn((2 * CHUNK + 9, 24), generator=generator), torch.randn((90, 24), generator=generator)
+    memory = Memory(vectors, principal(vectors, 6))
+    short = torch.cdist(memory._shorten(queries), memory._shorten(vectors))
+    candidates = torch.stack([s.argmin(dim=1) + k * CHUNK for k, s in enumerate(short.split(CHUNK, dim=1))], dim=1)
+    whole = torch.cdist(queries, vectors).gather(1, candidates)
+    distance, number = memory.search(queries)
+    assert torch.equal(number, candidates.gather(1, whole.argmin(dim=1, keepdim=True)))
+    assert torch.allclose(distance, whole.amin(dim=1, keepdim=True), atol=1e-5)
+    nearest_short = torch.cdist(queries, vectors).gather(1, short.argmin(dim=1, keepdim=True))
+    assert distance.mean() < 0.97 * nearest_short.mean()  # that is what candidates are for
