@@ -109,6 +109,7 @@ class _Interleaved(Generic[Item, Ready, Result]):
         self.places: deque[_Place] = deque()
         self.waiting: deque[Item] = deque()
         self.free = threading.Semaphore(room)
+        self.freed, self.few = 0, max(1, room // 4)
         self.fed = threading.Event()
         self.stopped = threading.Event()
         self.wake = threading.Event()
@@ -226,11 +227,15 @@ class _Interleaved(Generic[Item, Ready, Result]):
         """Take results off, in the order of the inputs, and hand them to the recording if it is time."""
         while self.places and self.places[0].state in ("done", "failed"):
             place = self.places.popleft()
-            self.free.release()
+            self.freed += 1
             if place.state == "failed":
                 self.drop(everything=True)
                 raise place.value
             self.done.append(place.value)
+        # A few at a time: each release wakes a thread, which then waits for Python's lock, and this one for it.
+        if self.freed and (self.freed >= self.few or not self.places):
+            self.free.release(self.freed)
+            self.freed = 0
         if self.done and (self.left() <= 0 or len(self.done) >= self.most):
             self.hand()
 

@@ -3,10 +3,10 @@
 Distances come from blocked matrix products with cached norms: ``|q - m|^2 = |q|^2 - 2 q.m + |m|^2``. That form loses
 digits where q and m are close, so the distance to the winners is computed once more from the difference.
 
-With a basis candidates are found in fewer dimensions: the coordinates in it, and the length of what is left over. Of each
-`CHUNK` references the nearest one is a candidate, and of the candidates that which is nearest in all dimensions is given.
-Short vectors are never farther apart than the whole ones. So the least distance of all lies between that of the nearest
-short vector and the one given.
+With a basis candidates are found in fewer dimensions: the coordinates in it, and the length of what is left over. Of
+each `CHUNK` references the nearest one is a candidate; the candidate that is nearest in all dimensions is given. Short
+vectors are never farther apart than the whole ones. So the least distance of all lies between that of the nearest short
+vector and the one given.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ BLOCK = (1024, 1024)
 """The same on any other device."""
 
 CHUNK = 512
-"""References of which one is a candidate, where the search is in a basis. In a coreset, those that follow each other are
+"""References of which one is a candidate, where the search is in a basis. In a coreset those that follow each other are
 far apart, so the nearest few seldom share a chunk."""
 
 CANDIDATES = 256
