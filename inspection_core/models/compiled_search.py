@@ -95,15 +95,20 @@ def _search(features: Any, references: References) -> tuple[Any, Any]:
         lengths = [op.reduce_sum(op.multiply(values, values), last, True) for values in (patches, short)]
         short = op.concat([short, op.sqrt(op.relu(op.subtract(*lengths)))], 1)
     found = [_least(short, memory, start) for start in range(0, len(vectors), CHUNK)]
-    products, numbers = (op.concat(list(values), 1) for values in zip(*found, strict=True))
     if memory.basis is None:
-        numbers = op.gather_elements(numbers, _place(products).output(1), 1)
+        products, numbers = (op.concat(list(values), 1) for values in zip(*found, strict=True))
+        candidates = [op.gather_elements(numbers, _place(products).output(1), 1)]
+    else:
+        candidates = [number for _, number in found]
     # A patch that is no number is nearest to none; what comes after must find a reference all the same.
-    numbers = op.minimum(numbers, np.int32(len(vectors) - 1))
-    apart = op.subtract(op.unsqueeze(patches, last), op.gather(op.constant(vectors), numbers, first))
-    squares = _place(op.reduce_sum(op.multiply(apart, apart), np.array([2]), False))
-    number = op.squeeze(op.gather_elements(numbers, squares.output(1), 1), last)
-    distance = op.sqrt(op.squeeze(squares.output(0), last))
+    candidates = [op.minimum(number, np.int32(len(vectors) - 1)) for number in candidates]
+    squares = []
+    for number in candidates:  # one after the other: what is made of each stays in cache
+        apart = op.subtract(patches, op.gather(op.constant(vectors), op.squeeze(number, last), first))
+        squares.append(op.reduce_sum(op.multiply(apart, apart), last, True))
+    nearest = _place(op.concat(squares, 1))
+    number = op.squeeze(op.gather_elements(op.concat(candidates, 1), nearest.output(1), 1), last)
+    distance = op.sqrt(op.squeeze(nearest.output(0), last))
     density = op.gather(op.constant(references.density.cpu().numpy()), number, first)
     grid = op.gather(op.shape_of(features), np.array([0, 1, 2]), first)
     return tuple(op.reshape(values, grid, False).output(0) for values in (op.multiply(distance, density), number))
