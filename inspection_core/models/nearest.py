@@ -95,8 +95,9 @@ class Memory:
                 # |q|^2 is the same for all references of a query, so it plays no part in who is nearest.
                 torch.addmm(self.norms, short[at : at + few], self.columns, out=products)
                 mine = best[at : at + few]
-                for number, some in enumerate(products.split(chunk, dim=1)):
-                    mine[:, number * k : (number + 1) * k] = _least(some, k)[: len(mine)] + number * chunk
+                for number, first in enumerate(range(0, len(self), chunk)):
+                    places = _least(products[:, first : first + chunk], k)[: len(mine)]
+                    mine[:, number * k : (number + 1) * k] = places + first
             distances[start : start + many] = (part[:, None, :] - self.vectors[best]).square().sum(dim=2).sqrt()
         if candidates > 1:
             order = distances.argsort(dim=1, stable=True)[:, :k]
