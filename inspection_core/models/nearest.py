@@ -26,7 +26,7 @@ and more are no faster."""
 BLOCK = (1024, 1024)
 """The same on any other device."""
 
-CHUNK = 512
+CHUNK = 256
 """References of which one is a candidate, where the search is in a basis. In a coreset those that follow each other are
 far apart, so the nearest few seldom share a chunk."""
 

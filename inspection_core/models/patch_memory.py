@@ -217,7 +217,7 @@ class PatchMemoryFitter:
         Frozen features.
     settings
         ``views``, ``memory`` (most references a view), ``share`` (of all patches, at most), ``dim`` (principal
-        directions that references are searched in; 0 for an exact search), ``smoothing``, and if wanted
+        directions that candidates are searched in; 0 for an exact search), ``smoothing``, and if wanted
         ``neighbours`` (whose distance makes the local density).
     images
         How many images will be added.

@@ -55,7 +55,7 @@ LUMA = (0.299, 0.587, 0.114)
 MAX_SIDE, MAX_PIXELS = 20_000, 400_000_000
 MAX_ASPECT = 16
 BLOCK = 1024
-CHUNK = 512  # references of which one is a candidate
+CHUNK = 256  # references of which one is a candidate
 
 
 class PictureError(Exception):

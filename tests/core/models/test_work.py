@@ -33,13 +33,13 @@ def test_the_backbone_ends_where_its_last_features_come_from(describer):
     assert flop(lambda: list(describer(image))) < 0.75  # the whole network: 1.0
 
 
-def test_the_search_takes_half_of_one_in_all_dimensions():
+def test_the_search_takes_a_quarter_of_one_in_all_dimensions():
     settings = FAST.settings
     vectors = torch.randn((settings["memory"], 152), generator=torch.Generator().manual_seed(0))
     memory = Memory(vectors, principal(vectors, settings["dim"]))
     patches = vectors[torch.arange(CELLS) % len(vectors)]
     whole = 2 * CELLS * len(vectors) * 152 / 1e9
-    assert flop(lambda: memory.search(patches)) < 0.5 * whole
+    assert flop(lambda: memory.search(patches)) < 0.25 * whole
 
 
 def test_an_image_is_in_the_network_once_and_the_network_stays_where_it_is(describer, monkeypatch):
