@@ -75,17 +75,20 @@ class Memory:
     def search(self, queries: Tensor, k: int = 1) -> tuple[Tensor, Tensor]:
         """Return distances and numbers, both ``(n, k)``, of the k nearest references of each query ``(n, d)``.
 
-        Distances are Euclidean and ascend along k. Memory is bounded by blocks of products and differences. With a
-        basis they are the nearest of the candidates: one of each `CHUNK` references, or k where that is more than one.
+        Distances are Euclidean and ascend along k. Memory is bounded by blocks of products. With a basis, the one is
+        the nearest of its candidates, one of each `CHUNK` references; where k is more than 1, the k are those that are
+        nearest in the basis.
         """
         k = min(k, len(self))
         many, few = BLOCKS.get(queries.device.type, BLOCK)
-        chunk = len(self) if self.basis is None or k > 1 else CHUNK
-        candidates = k * math.ceil(len(self) / chunk)
-        numbers = torch.empty((len(queries), candidates), dtype=torch.int64, device=queries.device)
-        distances = torch.empty((len(queries), candidates), dtype=torch.float32, device=queries.device)
-        block = torch.zeros((many, queries.shape[1]), dtype=queries.dtype, device=queries.device)
-        products = torch.empty((few, len(self)), dtype=queries.dtype, device=queries.device)
+        chunk = len(self) if self.basis is None or k > 1 else min(CHUNK, len(self))
+        chunks = math.ceil(len(self) / chunk)
+        where = queries.device
+        numbers = torch.empty((len(queries), chunks * k), dtype=torch.int64, device=where)
+        distances = torch.empty((len(queries), chunks * k), dtype=torch.float32, device=where)
+        block = torch.zeros((many, queries.shape[1]), dtype=queries.dtype, device=where)
+        products = torch.full((few, chunks * chunk), math.inf, dtype=queries.dtype, device=where)
+        firsts = torch.arange(0, len(self), chunk, device=where)[:, None]
         for start in range(0, len(queries), many):
             part = queries[start : start + many]
             block[: len(part)] = part
@@ -93,14 +96,13 @@ class Memory:
             best = numbers[start : start + many]
             for at in range(0, len(part), few):
                 # |q|^2 is the same for all references of a query, so it plays no part in who is nearest.
-                torch.addmm(self.norms, short[at : at + few], self.columns, out=products)
+                torch.addmm(self.norms, short[at : at + few], self.columns, out=products[:, : len(self)])
                 mine = best[at : at + few]
-                for number, first in enumerate(range(0, len(self), chunk)):
-                    places = _least(products[:, first : first + chunk], k)[: len(mine)]
-                    mine[:, number * k : (number + 1) * k] = places + first
-            distances[start : start + many] = (part[:, None, :] - self.vectors[best]).square().sum(dim=2).sqrt()
-        if candidates > 1:
-            order = distances.argsort(dim=1, stable=True)[:, :k]
+                mine.copy_((_least(products.view(few, chunks, chunk), k) + firsts).flatten(1)[: len(mine)])
+            for apart, one in zip(distances[start : start + many].T, best.T, strict=True):  # one by one stays in cache
+                apart.copy_((part - self.vectors[one]).square_().sum(dim=1).sqrt_())
+        if chunks * k > 1:
+            order = distances.argmin(dim=1, keepdim=True) if k == 1 else distances.argsort(dim=1, stable=True)
             distances, numbers = distances.gather(1, order), numbers.gather(1, order)
         return distances, numbers
 
@@ -114,12 +116,12 @@ class Memory:
 
 
 def _least(products: Tensor, k: int) -> Tensor:
-    """Return the places ``(n, k)`` of the smallest entries of each row."""
+    """Return the places ``(n, chunks, k)`` of the smallest entries of each chunk ``(n, chunks, m)``."""
     if k > 1:
         return products.topk(k, largest=False).indices
     if products.device.type == "cpu":  # a tenth of the time of torch's, and the same: the first of equal ones
-        return torch.from_numpy(products.numpy().argmin(axis=1)[:, None])
-    return products.argmin(dim=1, keepdim=True)
+        return torch.from_numpy(products.numpy().argmin(axis=2)[..., None])
+    return products.argmin(dim=2, keepdim=True)
 
 
 def greedy_coreset(vectors: Tensor, count: int) -> tuple[Tensor, Tensor]:
