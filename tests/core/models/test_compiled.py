@@ -19,7 +19,9 @@ from inspection_core.models.compiled import (
     OFTEN,
     SHAPES,
     Compiled,
+    _fill_registers,
     _spread_channels,
+    _sum_in_short_runs,
     convert,
     read,
     written,
@@ -204,6 +206,64 @@ def test_transposed_convolutions_are_those_of_torch(network, shape, turned):
     model.reshape(list(shape))
     _spread_channels(model)
     assert any("ConvolutionBackpropData" in node.get_type_name() for node in model.get_ops()) is not turned
+
+
+class Last(torch.nn.Module):
+    """The end of a network: a convolution, and its own input or something else added to it, or nothing."""
+
+    def __init__(self, layer, added="nothing"):
+        super().__init__()
+        self.layer, self.added = layer, added
+
+    def forward(self, batch):
+        given = torch.relu(batch)
+        made = self.layer(given)
+        if self.added == "its input":
+            return made + given
+        return made + torch.sigmoid(batch) if self.added == "something else" else made
+
+
+CONV2, CONV3 = torch.nn.Conv2d, torch.nn.Conv3d
+
+
+@pytest.mark.parametrize(
+    ("layer", "added", "shape", "turned"),
+    [
+        (CONV3(4, 4, 3, padding=1), "its input", (1, 4, 6, 8, 10), True),
+        (CONV3(3, 3, 3, padding=1, bias=False), "its input", (2, 3, 4, 6, 8), True),
+        (CONV3(5, 2, 3, padding=1), "nothing", (1, 5, 4, 4, 6), True),
+        (CONV3(2, 2, 3, padding=1), "something else", (1, 2, 4, 4, 6), True),
+        (CONV2(4, 4, 3, padding=1), "its input", (1, 4, 8, 12), True),
+        (CONV2(16, 1, 3, padding=1), "nothing", (3, 16, 2, 2), True),
+        (CONV3(4, 4, 3, padding=1), "its input", (1, 4, 6, 7, 10), False),  # no blocks of two
+        (CONV3(4, 5, 3, padding=1), "nothing", (1, 4, 6, 8, 10), False),  # fills registers well enough
+        (CONV3(4, 4, 3, padding=1, stride=2), "nothing", (1, 4, 8, 8, 8), False),
+        (CONV3(4, 4, 3, padding=2, dilation=2), "nothing", (1, 4, 8, 8, 8), False),
+        (CONV3(4, 4, 3), "nothing", (1, 4, 8, 8, 8), False),
+        (CONV3(4, 4, 1), "nothing", (1, 4, 8, 8, 8), False),
+        (CONV2(4, 4, (3, 1), padding=(1, 0)), "nothing", (1, 4, 8, 8), False),
+    ],
+)
+def test_a_convolution_to_very_few_channels_gives_blocks_and_the_same(layer, added, shape, turned):
+    torch.manual_seed(0)
+    network, batch = Last(layer, added).eval(), torch.randn(shape)
+    (found,) = Compiled(convert(network, batch), alone=True)(batch.numpy())
+    with torch.inference_mode():
+        assert np.allclose(found, network(batch).numpy(), atol=1e-5)
+    model = convert(network, batch)
+    model.reshape(list(shape))
+    _sum_in_short_runs(model)  # which also works out constants
+    _fill_registers(model)
+    kinds = [node.get_type_name() for node in model.get_ops()]
+    assert ("DepthToSpace" in kinds) is turned
+    if turned:  # bias and input are in its weights, and what else is added is not
+        assert kinds.count("Add") == (layer.bias is not None) + (added == "something else")
+
+
+def test_a_convolution_with_free_sides_stays():
+    model = convert(CONV2(4, 4, 3, padding=1).eval(), torch.zeros((1, 4, 8, 8)))
+    _fill_registers(model)
+    assert "DepthToSpace" not in [node.get_type_name() for node in model.get_ops()]
 
 
 GIVEN_BACK = """
