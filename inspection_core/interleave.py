@@ -109,7 +109,7 @@ class _Interleaved(Generic[Item, Ready, Result]):
         self.places: deque[_Place] = deque()
         self.waiting: deque[Item] = deque()
         self.free = threading.Semaphore(room)
-        self.freed, self.few = 0, max(1, room // 4)
+        self.freed, self.few = 0, max(1, min(room // 4, room - lanes))  # every lane has an input, whatever waits
         self.fed = threading.Event()
         self.stopped = threading.Event()
         self.wake = threading.Event()

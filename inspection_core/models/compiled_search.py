@@ -12,10 +12,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from torch import Tensor
 
-from inspection_core.models.nearest import CHUNK, Memory
+from inspection_core.models.nearest import Memory
 
-# Patches are multiplied with a chunk of the references at a time. That bounds the products that are held: with 2,048
-# they take longer where both cores search, since they do not stay in the cache that the cores share.
+STEP = 512
+"""References of an exact search that are multiplied with all patches at a time; with a basis, it is a chunk. That
+bounds the products that are held: with 2,048 they take longer where both cores search, since they do not stay in the
+cache that the cores share."""
 
 GROUP = 64
 """References of which the least product is kept first. The place of a least number takes much longer to find than the
@@ -94,7 +96,8 @@ def _search(features: Any, references: References) -> tuple[Any, Any]:
         short = op.matmul(patches, op.constant(memory.basis.cpu().numpy()), False, False)
         lengths = [op.reduce_sum(op.multiply(values, values), last, True) for values in (patches, short)]
         short = op.concat([short, op.sqrt(op.relu(op.subtract(*lengths)))], 1)
-    found = [_least(short, memory, start) for start in range(0, len(vectors), CHUNK)]
+    step = STEP if memory.basis is None else memory.chunk
+    found = [_least(short, memory, slice(start, start + step)) for start in range(0, len(vectors), step)]
     if memory.basis is None:
         products, numbers = (op.concat(list(values), 1) for values in zip(*found, strict=True))
         candidates = [op.gather_elements(numbers, _place(products).output(1), 1)]
@@ -114,12 +117,12 @@ def _search(features: Any, references: References) -> tuple[Any, Any]:
     return tuple(op.reshape(values, grid, False).output(0) for values in (op.multiply(distance, density), number))
 
 
-def _least(short: Any, memory: Memory, start: int) -> tuple[Any, Any]:
-    """Return the least product of each patch with references from `start` on, and the reference: ``(n, 1)`` each."""
+def _least(short: Any, memory: Memory, some: slice) -> tuple[Any, Any]:
+    """Return the least product of each patch with some references, and the reference: ``(n, 1)`` each."""
     from openvino import opset13 as op
 
-    columns = memory.columns[:, start : start + CHUNK].cpu().numpy()
-    norms = memory.norms[start : start + CHUNK].cpu().numpy()
+    columns = memory.columns[:, some].cpu().numpy()
+    norms = memory.norms[some].cpu().numpy()
     short_of = -len(norms) % GROUP
     columns = np.pad(columns, ((0, 0), (0, short_of)))
     norms = np.pad(norms, (0, short_of), constant_values=np.inf)
@@ -127,7 +130,7 @@ def _least(short: Any, memory: Memory, start: int) -> tuple[Any, Any]:
     products = op.reshape(products, np.array([0, len(norms) // GROUP, GROUP]), True)
     group = _place(op.reduce_min(products, np.array([2]), False)).output(1)
     best = _place(op.gather_nd(products, group, 1))
-    return best.output(0), op.add(op.add(op.multiply(group, np.int32(GROUP)), best.output(1)), np.int32(start))
+    return best.output(0), op.add(op.add(op.multiply(group, np.int32(GROUP)), best.output(1)), np.int32(some.start))
 
 
 def _place(values: Any) -> Any:

@@ -4,9 +4,9 @@ Distances come from blocked matrix products with cached norms: ``|q - m|^2 = |q|
 digits where q and m are close, so the distance to the winners is computed once more from the difference.
 
 With a basis candidates are found in fewer dimensions: the coordinates in it, and the length of what is left over. Of
-each `CHUNK` references the nearest one is a candidate; the candidate that is nearest in all dimensions is given. Short
-vectors are never farther apart than the whole ones. So the least distance of all lies between that of the nearest short
-vector and the one given.
+each chunk of the references the nearest one is a candidate; the candidate that is nearest in all dimensions is given.
+Short vectors are never farther apart than the whole ones. So the least distance of all lies between that of the nearest
+short vector and the one given.
 """
 
 from __future__ import annotations
@@ -27,8 +27,11 @@ BLOCK = (1024, 1024)
 """The same on any other device."""
 
 CHUNK = 256
-"""References of which one is a candidate, where the search is in a basis. In a coreset those that follow each other are
-far apart, so the nearest few seldom share a chunk."""
+"""References, at most, of which one is a candidate where the search is in a basis. Those of a coreset lie in the order
+of choice, so that the nearest few seldom share a chunk."""
+
+CHUNKS = 8
+"""Candidates, at least, where there are so many references."""
 
 CANDIDATES = 256
 """Farthest vectors that are looked at together while a coreset is chosen."""
@@ -51,6 +54,8 @@ class Memory:
 
     Attributes
     ----------
+    chunk
+        References of which one is a candidate; all of an exact search.
     columns, norms
         float32 ``(s + 1, m)``, or ``(d, m)`` of an exact search, and ``(m,)``: the references as they are searched,
         times -2, and their squared lengths.
@@ -59,6 +64,7 @@ class Memory:
     def __init__(self, vectors: Tensor, basis: Tensor | None = None) -> None:
         self.vectors = vectors.contiguous()
         self.basis = basis
+        self.chunk = len(vectors) if basis is None else min(CHUNK, math.ceil(len(vectors) / CHUNKS))
         short = self._shorten(self.vectors)
         self.norms = short.square().sum(dim=1)
         self.columns = (-2 * short.T).contiguous()
@@ -75,35 +81,36 @@ class Memory:
     def search(self, queries: Tensor, k: int = 1) -> tuple[Tensor, Tensor]:
         """Return distances and numbers, both ``(n, k)``, of the k nearest references of each query ``(n, d)``.
 
-        Distances are Euclidean and ascend along k. Memory is bounded by blocks of products. With a basis, the one is
-        the nearest of its candidates, one of each `CHUNK` references; where k is more than 1, the k are those that are
+        Distances are Euclidean and ascend along k. Memory is bounded by blocks of queries. With a basis, the one is the
+        nearest of its candidates, one of each `chunk` references; where k is more than 1, the k are those that are
         nearest in the basis.
         """
-        k = min(k, len(self))
-        many, few = BLOCKS.get(queries.device.type, BLOCK)
-        chunk = len(self) if self.basis is None or k > 1 else min(CHUNK, len(self))
+        k, where = min(k, len(self)), queries.device
+        many, few = BLOCKS.get(where.type, BLOCK)
+        chunk = self.chunk if k == 1 else len(self)
         chunks = math.ceil(len(self) / chunk)
-        where = queries.device
-        numbers = torch.empty((len(queries), chunks * k), dtype=torch.int64, device=where)
-        distances = torch.empty((len(queries), chunks * k), dtype=torch.float32, device=where)
+        numbers = torch.empty((len(queries), k), dtype=torch.int64, device=where)
+        distances = torch.empty((len(queries), k), dtype=torch.float32, device=where)
         block = torch.zeros((many, queries.shape[1]), dtype=queries.dtype, device=where)
         products = torch.full((few, chunks * chunk), math.inf, dtype=queries.dtype, device=where)
+        candidates = torch.empty((many, chunks * k), dtype=torch.int64, device=where)
+        apart = torch.empty((many, chunks * k), dtype=torch.float32, device=where)
         firsts = torch.arange(0, len(self), chunk, device=where)[:, None]
         for start in range(0, len(queries), many):
             part = queries[start : start + many]
             block[: len(part)] = part
             short = self._shorten(block)
-            best = numbers[start : start + many]
             for at in range(0, len(part), few):
                 # |q|^2 is the same for all references of a query, so it plays no part in who is nearest.
                 torch.addmm(self.norms, short[at : at + few], self.columns, out=products[:, : len(self)])
-                mine = best[at : at + few]
-                mine.copy_((_least(products.view(few, chunks, chunk), k) + firsts).flatten(1)[: len(mine)])
-            for apart, one in zip(distances[start : start + many].T, best.T, strict=True):  # one by one stays in cache
-                apart.copy_((part - self.vectors[one]).square_().sum(dim=1).sqrt_())
-        if chunks * k > 1:
-            order = distances.argmin(dim=1, keepdim=True) if k == 1 else distances.argsort(dim=1, stable=True)
-            distances, numbers = distances.gather(1, order), numbers.gather(1, order)
+                places = _least(products.view(few, chunks, chunk), k) + firsts
+                candidates[at : at + few] = places.flatten(1)[: many - at]
+            best, distance = candidates[: len(part)], apart[: len(part)]
+            for one, how_far in zip(best.T, distance.T, strict=True):  # one by one they stay in cache
+                how_far.copy_((part - self.vectors[one]).square_().sum(dim=1).sqrt_())
+            order = distance.argmin(dim=1, keepdim=True) if k == 1 else distance.argsort(dim=1, stable=True)
+            numbers[start : start + many] = best.gather(1, order)
+            distances[start : start + many] = distance.gather(1, order)
         return distances, numbers
 
     def _shorten(self, vectors: Tensor) -> Tensor:

@@ -30,6 +30,15 @@ class Most:
         return given
 
 
+def test_every_lane_has_an_input_where_one_more_is_held():
+    """Room is given back a few at a time, but not so late that a lane goes without."""
+    lanes, network = 12, Most()
+    rest = stages(infer=lambda group: network(0.02, group))
+    interleave.run(range(120), rest, depth=1, lanes=lanes)
+    assert network.most == lanes
+    assert interleave._Interleaved(rest, 1 + lanes, lanes).few == 1
+
+
 @pytest.mark.parametrize("lanes", [2, 3])
 def test_so_many_calls_are_in_the_network_and_no_more(lanes):
     network, done = Most(), []

@@ -12,6 +12,7 @@ import torch
 from inspection_core.device import Device
 from inspection_core.engine import Engine
 from inspection_core.infer import measure
+from inspection_core.models import compiled
 from inspection_core.models.backbone import Backbone
 from inspection_core.models.compiled import (
     FEW,
@@ -264,6 +265,15 @@ def test_a_convolution_with_free_sides_stays():
     model = convert(CONV2(4, 4, 3, padding=1).eval(), torch.zeros((1, 4, 8, 8)))
     _fill_registers(model)
     assert "DepthToSpace" not in [node.get_type_name() for node in model.get_ops()]
+
+
+def test_a_size_that_comes_often_gets_no_blocks_since_digits_would_change(monkeypatch):
+    monkeypatch.setattr(compiled, "_fill_registers", lambda model: pytest.fail("digits change"))
+    batch = torch.rand((1, 4, 8, 8))
+    network = Compiled(convert(CONV2(4, 4, 3, padding=1).eval(), batch))
+    for _ in range(OFTEN + 1):
+        network(batch.numpy())
+    assert tuple(batch.shape) in network._fixed
 
 
 GIVEN_BACK = """

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from inspection_core.models.compiled import Compiled, convert
-from inspection_core.models.compiled_search import GROUP, References, search_alone, with_search
+from inspection_core.models.compiled_search import GROUP, STEP, References, search_alone, with_search
 from inspection_core.models.nearest import CHUNK, Memory, principal
 
 DIM = 24
@@ -29,7 +29,7 @@ def searched(first: References, second: References, batch: torch.Tensor) -> list
 
 
 @pytest.mark.parametrize("basis", [False, True], ids=["exact", "in a basis"])
-@pytest.mark.parametrize("count", [1, GROUP - 1, GROUP + 1, CHUNK, CHUNK + 5, 2 * CHUNK + GROUP])
+@pytest.mark.parametrize("count", [1, GROUP - 1, GROUP + 1, STEP, STEP + 5, 2 * STEP + GROUP, 9 * CHUNK])
 def test_scores_and_references_are_those_of_the_memory(count, basis):
     first, second = references(count, basis, 0), references(300, not basis, 1)
     batch = torch.randn((2, DIM, 5, 7))
@@ -44,7 +44,7 @@ def test_scores_and_references_are_those_of_the_memory(count, basis):
 
 @pytest.mark.parametrize("basis", [False, True], ids=["exact", "in a basis"])
 def test_the_search_by_itself_gives_the_same_to_the_bit(basis):
-    first, second = references(CHUNK + 5, basis, 0), references(300, not basis, 1)
+    first, second = references(STEP + 5, basis, 0), references(300, not basis, 1)
     batch = torch.randn((1, DIM, 5, 7))
     found = searched(first, second, batch)
     features = [values.permute(0, 2, 3, 1).contiguous().numpy() for values in (batch, batch * 0.5)]
@@ -53,15 +53,17 @@ def test_the_search_by_itself_gives_the_same_to_the_bit(basis):
 
 
 def test_a_reference_finds_itself_at_distance_0():
-    one = references(CHUNK + 40, False, 0)
-    places = torch.tensor([[0, GROUP - 1], [GROUP, CHUNK + 39]])
+    one = references(STEP + 40, False, 0)
+    places = torch.tensor([[0, GROUP - 1], [GROUP, STEP + 39]])
     score, number, *_ = searched(one, one, one.memory.vectors[places].permute(2, 0, 1)[None])
     assert np.array_equal(number[0], places.numpy())
     assert score.max() == 0
 
 
+@pytest.mark.parametrize("count", [GROUP + 1, CHUNK + 5])
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
-def test_a_patch_that_is_no_number_is_given_a_reference_that_there_is(bad):
-    one = references(GROUP + 1, True, 0)
-    _, number, *_ = searched(one, one, torch.full((1, DIM, 2, 2), bad))
+def test_a_patch_that_is_no_number_is_given_a_reference_that_there_is_and_no_score(bad, count):
+    one = references(count, True, 0)
+    score, number, *_ = searched(one, one, torch.full((1, DIM, 2, 2), bad))
     assert ((number >= 0) & (number < len(one.memory))).all()
+    assert not np.isfinite(score).any()

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from inspection_core.models import nearest
-from inspection_core.models.nearest import CHUNK, Memory, greedy_coreset, principal, projection
+from inspection_core.models.nearest import CHUNK, CHUNKS, Memory, greedy_coreset, principal, projection
 
 
 def vectors(n: int, d: int, seed: int = 0, scale: float = 1.0) -> torch.Tensor:
@@ -143,15 +143,24 @@ def test_a_search_in_a_basis_gives_whole_distances_and_bounds_the_least_one(coun
     assert (least <= distance + 1e-4).all()
 
 
-def test_of_each_chunk_one_is_a_candidate_and_the_nearest_of_them_in_all_dimensions_is_given():
+@pytest.mark.parametrize("count", [2 * CHUNKS - 1, 100, CHUNKS * CHUNK, CHUNKS * CHUNK + 9])
+def test_of_each_chunk_one_is_a_candidate_and_the_nearest_of_them_in_all_dimensions_is_given(count):
     generator = torch.Generator().manual_seed(0)
-    vectors, queries = torch.randn((2 * CHUNK + 9, 24), generator=generator), torch.randn((90, 24), generator=generator)
-    memory = Memory(vectors, principal(vectors, 6))
+    vectors, queries = torch.randn((count, 24), generator=generator), torch.randn((1200, 24), generator=generator)
+    memory = Memory(vectors, principal(torch.randn((90, 24), generator=generator), 6))
+    assert CHUNKS <= -(-count // memory.chunk) <= CHUNKS + 1
     short = torch.cdist(memory._shorten(queries), memory._shorten(vectors))
-    candidates = torch.stack([s.argmin(dim=1) + k * CHUNK for k, s in enumerate(short.split(CHUNK, dim=1))], dim=1)
-    whole = torch.cdist(queries, vectors).gather(1, candidates)
+    parts = enumerate(short.split(memory.chunk, dim=1))
+    candidates = torch.stack([part.argmin(dim=1) + k * memory.chunk for k, part in parts], dim=1)
+    whole = torch.cdist(queries, vectors)
     distance, number = memory.search(queries)
-    assert torch.equal(number, candidates.gather(1, whole.argmin(dim=1, keepdim=True)))
-    assert torch.allclose(distance, whole.amin(dim=1, keepdim=True), atol=1e-5)
-    nearest_short = torch.cdist(queries, vectors).gather(1, short.argmin(dim=1, keepdim=True))
-    assert distance.mean() < 0.97 * nearest_short.mean()  # that is what candidates are for
+    nearest = whole.gather(1, candidates).argmin(dim=1, keepdim=True)
+    assert (number == candidates.gather(1, nearest)).float().mean() > 0.999  # but for those that are as near
+    assert torch.allclose(distance, whole.gather(1, candidates).amin(dim=1, keepdim=True), atol=1e-5)
+    winner = whole.gather(1, short.argmin(dim=1, keepdim=True))
+    assert distance.mean() < 0.97 * winner.mean()  # that is what candidates are for
+
+
+def test_a_search_of_no_queries_finds_nothing():
+    distance, number = Memory(torch.eye(4), torch.eye(4)[:, :2]).search(torch.empty((0, 4)))
+    assert distance.shape == number.shape == (0, 1)
