@@ -15,9 +15,8 @@ from torch import Tensor
 from inspection_core.models.nearest import Memory
 
 STEP = 512
-"""References of an exact search that are multiplied with all patches at a time; with a basis, it is a chunk. That
-bounds the products that are held: with 2,048 they take longer where both cores search, since they do not stay in the
-cache that the cores share."""
+"""References that are multiplied with all patches at a time, at most. That bounds the products that are held: with
+2,048 they take longer where both cores search, since they do not stay in the cache that the cores share."""
 
 GROUP = 64
 """References of which the least product is kept first. The place of a least number takes much longer to find than the
@@ -96,18 +95,13 @@ def _search(features: Any, references: References) -> tuple[Any, Any]:
         short = op.matmul(patches, op.constant(memory.basis.cpu().numpy()), False, False)
         lengths = [op.reduce_sum(op.multiply(values, values), last, True) for values in (patches, short)]
         short = op.concat([short, op.sqrt(op.relu(op.subtract(*lengths)))], 1)
-    step = STEP if memory.basis is None else memory.chunk
-    found = [_least(short, memory, slice(start, start + step)) for start in range(0, len(vectors), step)]
-    if memory.basis is None:
-        products, numbers = (op.concat(list(values), 1) for values in zip(*found, strict=True))
-        candidates = [op.gather_elements(numbers, _place(products).output(1), 1)]
-    else:
-        candidates = [number for _, number in found]
+    chunks = range(0, len(vectors), memory.chunk)
+    candidates = [_winner(short, memory, range(start, min(start + memory.chunk, len(vectors)))) for start in chunks]
     # A patch that is no number is nearest to none; what comes after must find a reference all the same.
     candidates = [op.minimum(number, np.int32(len(vectors) - 1)) for number in candidates]
-    squares = []
+    squares, whole = [], op.constant(vectors)
     for number in candidates:  # one after the other: what is made of each stays in cache
-        apart = op.subtract(patches, op.gather(op.constant(vectors), op.squeeze(number, last), first))
+        apart = op.subtract(patches, op.gather(whole, op.squeeze(number, last), first))
         squares.append(op.reduce_sum(op.multiply(apart, apart), last, True))
     nearest = _place(op.concat(squares, 1))
     number = op.squeeze(op.gather_elements(op.concat(candidates, 1), nearest.output(1), 1), last)
@@ -115,6 +109,17 @@ def _search(features: Any, references: References) -> tuple[Any, Any]:
     density = op.gather(op.constant(references.density.cpu().numpy()), number, first)
     grid = op.gather(op.shape_of(features), np.array([0, 1, 2]), first)
     return tuple(op.reshape(values, grid, False).output(0) for values in (op.multiply(distance, density), number))
+
+
+def _winner(short: Any, memory: Memory, chunk: range) -> Any:
+    """Return the reference of a chunk with the least product with each patch, ``(n, 1)``."""
+    from openvino import opset13 as op
+
+    found = [_least(short, memory, slice(at, min(at + STEP, chunk.stop))) for at in chunk[::STEP]]
+    if len(found) == 1:
+        return found[0][1]
+    products, numbers = (op.concat(list(values), 1) for values in zip(*found, strict=True))
+    return op.gather_elements(numbers, _place(products).output(1), 1)
 
 
 def _least(short: Any, memory: Memory, some: slice) -> tuple[Any, Any]:

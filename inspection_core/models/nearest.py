@@ -26,12 +26,9 @@ and more are no faster."""
 BLOCK = (1024, 1024)
 """The same on any other device."""
 
-CHUNK = 256
-"""References, at most, of which one is a candidate where the search is in a basis. Those of a coreset lie in the order
-of choice, so that the nearest few seldom share a chunk."""
-
 CHUNKS = 8
-"""Candidates, at least, where there are so many references."""
+"""Candidates, where the search is in a basis: one of each chunk of the references. Those of a coreset lie in the order
+of choice, so that the nearest few seldom share a chunk."""
 
 CANDIDATES = 256
 """Farthest vectors that are looked at together while a coreset is chosen."""
@@ -64,7 +61,7 @@ class Memory:
     def __init__(self, vectors: Tensor, basis: Tensor | None = None) -> None:
         self.vectors = vectors.contiguous()
         self.basis = basis
-        self.chunk = len(vectors) if basis is None else min(CHUNK, math.ceil(len(vectors) / CHUNKS))
+        self.chunk = len(vectors) if basis is None else math.ceil(len(vectors) / CHUNKS)
         short = self._shorten(self.vectors)
         self.norms = short.square().sum(dim=1)
         self.columns = (-2 * short.T).contiguous()

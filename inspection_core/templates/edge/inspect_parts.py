@@ -55,7 +55,7 @@ LUMA = (0.299, 0.587, 0.114)
 MAX_SIDE, MAX_PIXELS = 20_000, 400_000_000
 MAX_ASPECT = 16
 BLOCK = 1024
-CHUNK, CHUNKS = 256, 8  # references of which one is a candidate, at most; and candidates, at least
+CHUNKS = 8  # candidates, one of each chunk of the references
 
 
 class PictureError(Exception):
@@ -322,7 +322,7 @@ class Model:
         for start in range(0, len(patches), BLOCK):
             part = patches[start : start + BLOCK]
             products = norms - 2 * (shorten(part, self.bases[view]) @ short.T)
-            chunk = len(memory) if self.bases[view] is None else min(CHUNK, math.ceil(len(memory) / CHUNKS))
+            chunk = len(memory) if self.bases[view] is None else math.ceil(len(memory) / CHUNKS)
             starts = range(0, len(memory), chunk)
             numbers = np.stack([at + products[:, at : at + chunk].argmin(axis=1) for at in starts], axis=1)
             squares = np.square(part[:, None] - memory[numbers]).sum(axis=2)

@@ -6,7 +6,7 @@ import torch
 
 from inspection_core.models.compiled import Compiled, convert
 from inspection_core.models.compiled_search import GROUP, STEP, References, search_alone, with_search
-from inspection_core.models.nearest import CHUNK, Memory, principal
+from inspection_core.models.nearest import CHUNKS, Memory, principal
 
 DIM = 24
 
@@ -29,7 +29,9 @@ def searched(first: References, second: References, batch: torch.Tensor) -> list
 
 
 @pytest.mark.parametrize("basis", [False, True], ids=["exact", "in a basis"])
-@pytest.mark.parametrize("count", [1, GROUP - 1, GROUP + 1, STEP, STEP + 5, 2 * STEP + GROUP, 9 * CHUNK])
+@pytest.mark.parametrize(
+    "count", [1, GROUP - 1, GROUP + 1, STEP, STEP + 5, 2 * STEP + GROUP, 256 * CHUNKS, (STEP + 9) * CHUNKS]
+)
 def test_scores_and_references_are_those_of_the_memory(count, basis):
     first, second = references(count, basis, 0), references(300, not basis, 1)
     batch = torch.randn((2, DIM, 5, 7))
@@ -60,10 +62,16 @@ def test_a_reference_finds_itself_at_distance_0():
     assert score.max() == 0
 
 
-@pytest.mark.parametrize("count", [GROUP + 1, CHUNK + 5])
+@pytest.mark.parametrize("count", [GROUP + 1, 256 * CHUNKS])
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_a_patch_that_is_no_number_is_given_a_reference_that_there_is_and_no_score(bad, count):
     one = references(count, True, 0)
     score, number, *_ = searched(one, one, torch.full((1, DIM, 2, 2), bad))
     assert ((number >= 0) & (number < len(one.memory))).all()
     assert not np.isfinite(score).any()
+
+
+def test_the_graph_holds_the_references_once_whole_and_once_short_however_many_candidates():
+    one = references(1000 * CHUNKS, True, 0)
+    held = sum(node.data.nbytes for node in search_alone(one).get_ordered_ops() if node.get_type_name() == "Constant")
+    assert held < 1.2 * 4 * len(one.memory) * (DIM + len(one.memory.columns) + 2)

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from dataclasses import replace
+from functools import cache
 
 import numpy as np
 import pytest
@@ -45,12 +46,21 @@ def card_of(architecture: str, members: int) -> ModelCard:
     )  # fmt: skip
 
 
-def write(folder, architecture: str, members: int = 2, **other):
-    """Write a model with random weights; `other` tensors take the place of its own, None takes them out."""
+def make(architecture: str, members: int) -> dict[str, torch.Tensor]:
+    """Return the tensors of a model with random weights, its graph among them."""
     card, module = card_of(architecture, members), KINDS[architecture][0]
     torch.manual_seed(0)
-    tensors = module.tensors([module.build(card) for _ in range(members)], card) | other
-    return weights.save(folder, card, {name: t for name, t in tensors.items() if t is not None})
+    return module.tensors([module.build(card) for _ in range(members)], card)
+
+
+made_once = cache(make)
+"""The same, for those who only read them: a graph takes seconds."""
+
+
+def write(folder, architecture: str, members: int = 2, made=made_once, **other):
+    """Write a model with random weights; `other` tensors take the place of its own, None takes them out."""
+    tensors = made(architecture, members) | other
+    return weights.save(folder, card_of(architecture, members), {n: t for n, t in tensors.items() if t is not None})
 
 
 def without_graph():
@@ -73,12 +83,24 @@ def found(folder, device="cpu/openvino"):
     return predict(image(), model), model.predictor.built
 
 
+@pytest.fixture(scope="module")
+def with_graph(tmp_path_factory):
+    """Folder of a model with its graph, what it finds, and whether torch has its networks: read them, change none."""
+
+    @cache
+    def model(architecture, members=2):
+        folder = tmp_path_factory.mktemp(architecture)
+        write(folder, architecture, members)
+        return folder, *found(folder)
+
+    return model
+
+
 @pytest.mark.parametrize("members", [1, 2])
 @pytest.mark.parametrize("architecture", KINDS)
-def test_the_kept_graph_gives_the_same_to_the_bit(tmp_path, architecture, members):
-    write(tmp_path / "new", architecture, members)
-    write(tmp_path / "old", architecture, members, **without_graph())
-    (kept, built), (converted, built_old) = found(tmp_path / "new"), found(tmp_path / "old")
+def test_the_kept_graph_gives_the_same_to_the_bit(with_graph, tmp_path, architecture, members):
+    write(tmp_path, architecture, members, **without_graph())
+    (_, kept, built), (converted, built_old) = with_graph(architecture, members), found(tmp_path)
     assert (built, built_old) == (False, True)
     assert kept.device == converted.device == "cpu float32 openvino"
     assert np.array_equal(kept.score, converted.score)
@@ -87,14 +109,13 @@ def test_the_kept_graph_gives_the_same_to_the_bit(tmp_path, architecture, member
 
 
 @pytest.mark.parametrize("architecture", KINDS)
-def test_torch_builds_the_networks_when_it_is_to_run_them(tmp_path, architecture):
-    card = write(tmp_path, architecture)
-    compiled, _ = found(tmp_path)
-    plain, built = found(tmp_path, "cpu/torch")
+def test_torch_builds_the_networks_when_it_is_to_run_them(with_graph, architecture):
+    folder, compiled, _ = with_graph(architecture)
+    plain, built = found(folder, "cpu/torch")
     assert built
     assert plain.device == "cpu float32"
     assert np.allclose(plain.score, compiled.score, atol=1e-4)
-    predictor = load_predictor(tmp_path, card, OPENVINO)
+    predictor = load_predictor(folder, ModelCard.load(folder), OPENVINO)
     predictor.to(TORCH)  # as down the memory's ladder
     assert predictor.built
     predictor.to(OPENVINO)
@@ -136,10 +157,9 @@ BAD = {
 
 
 @pytest.mark.parametrize("change", BAD.values(), ids=BAD)
-def test_a_graph_that_cannot_be_run_is_left_for_the_networks_themselves(tmp_path, change):
-    write(tmp_path / "good", "monai-unet")
-    write(tmp_path / "bad", "monai-unet", **change())
-    (expected, _), (score, built) = found(tmp_path / "good"), found(tmp_path / "bad")
+def test_a_graph_that_cannot_be_run_is_left_for_the_networks_themselves(with_graph, tmp_path, change):
+    write(tmp_path, "monai-unet", **change())
+    (_, expected, _), (score, built) = with_graph("monai-unet"), found(tmp_path)
     assert built
     assert np.array_equal(score.score, expected.score)
 
@@ -152,7 +172,8 @@ def test_weights_are_in_the_file_twice_at_two_bytes_each(tmp_path):
 
 
 def test_two_files_of_one_network_are_equal(tmp_path):
-    assert write(tmp_path / "one", "monai-unet").weights_sha256 == write(tmp_path / "two", "monai-unet").weights_sha256
+    one, two = (write(tmp_path / name, "monai-unet", made=make) for name in ("one", "two"))
+    assert one.weights_sha256 == two.weights_sha256
 
 
 def test_without_openvino_a_model_has_no_graph(monkeypatch):
@@ -170,12 +191,12 @@ def test_a_card_that_fits_no_network_is_refused_with_a_graph_too(tmp_path):
 
 
 @pytest.mark.parametrize("architecture", KINDS)
-def test_predicting_does_not_wait_for_the_library_of_the_network(tmp_path, architecture):
-    write(tmp_path / "model", architecture, members=1)
+def test_predicting_does_not_wait_for_the_library_of_the_network(with_graph, tmp_path, architecture):
+    folder, *_ = with_graph(architecture, 1)
     write_nifti(tmp_path / "scan.nii", image())
     code = (
         "import sys; from inspection_core.cli import app\n"
-        f"sys.argv = ['inspection', 'predict', {str(tmp_path / 'scan.nii')!r}, '--model', {str(tmp_path / 'model')!r}, "
+        f"sys.argv = ['inspection', 'predict', {str(tmp_path / 'scan.nii')!r}, '--model', {str(folder)!r}, "
         f"'--out', {str(tmp_path / 'out')!r}, '--device', 'cpu/openvino']\n"
         "try: app()\n"
         "except SystemExit as end: assert not end.code, end.code\n"
