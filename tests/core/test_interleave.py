@@ -1,6 +1,7 @@
 """One thread for Python and one a core for the network; what `test_pipeline.py` asks holds here too."""
 
 import _thread
+import signal
 import threading
 import time
 
@@ -86,6 +87,15 @@ def test_inputs_in_work_are_bounded():
     assert max(far) < 40  # five in work, and three times ten handed over
 
 
+@pytest.fixture
+def ctrl_c():
+    """Ctrl-C as Python has it: where a shell starts the tests in the background, it is ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("ctrl_c")
 def test_ctrl_c_records_what_was_through_the_network():
     done = []
 
