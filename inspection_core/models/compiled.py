@@ -221,6 +221,12 @@ def _sum_in_short_runs(model: Any) -> None:
         node.output(0).replace(op.divide(op.subtract(values, middle), scale).output(0))
 
 
+DOUBLED = {"strides": 2, "dilations": 1, "pads_begin": 1, "pads_end": 1, "output_padding": 1}
+"""How a transposed convolution of 3 taps doubles a grid."""
+
+PLAIN = {"strides": 1, "dilations": 1, "pads_begin": 1, "pads_end": 1}
+"""How a convolution of 3 taps keeps a grid."""
+
 FEW = 8
 """Channels up to which a transposed convolution leaves at least half of a processor's widest registers empty."""
 
@@ -236,20 +242,10 @@ def _spread_channels(model: Any) -> None:
     from openvino import opset13 as op
 
     for node in model.get_ordered_ops():
-        if node.get_type_name() != "ConvolutionBackpropData" or node.get_input_size() != 2:
+        weights = _three_taps(node, "ConvolutionBackpropData", DOUBLED)  # (channels in, channels out, *taps)
+        if weights is None or weights.shape[1] > FEW:
             continue
-        given, how = node.input_value(1).get_node(), node.get_attributes()
-        if given.get_type_name() != "Constant":
-            continue
-        weights = given.data  # (channels in, channels out, *taps)
         axes = weights.ndim - 2
-        doubled = {"strides": 2, "dilations": 1, "pads_begin": 1, "pads_end": 1, "output_padding": 1}
-        if (
-            weights.shape[2:] != (3,) * axes
-            or weights.shape[1] > FEW
-            or any(list(how[name]) != [value] * axes for name, value in doubled.items())
-        ):
-            continue
         taps = (((0, 1),), ((0, 2), (1, 0)))  # of the even and the odd voxel: cell, from this one, and tap
         spread = np.zeros((*(2,) * axes, *weights.shape[1::-1], *(2,) * axes), weights.dtype)
         for voxel in itertools.product((0, 1), repeat=axes):
@@ -277,21 +273,11 @@ def _fill_registers(model: Any) -> None:
     from openvino import opset13 as op
 
     for node in model.get_ordered_ops():
-        if node.get_type_name() != "Convolution":
+        weights = _three_taps(node, "Convolution", PLAIN)  # (channels out, channels in, *taps)
+        if weights is None or weights.shape[0] > VERY_FEW or node.get_attributes()["auto_pad"] != "explicit":
             continue
-        given, how, shape = node.input_value(1).get_node(), node.get_attributes(), node.get_output_partial_shape(0)
-        if given.get_type_name() != "Constant":
-            continue
-        weights = given.data  # (channels out, channels in, *taps)
         axes = weights.ndim - 2
-        plain = {"strides": 1, "dilations": 1, "pads_begin": 1, "pads_end": 1}
-        if (
-            weights.shape[2:] != (3,) * axes
-            or weights.shape[0] > VERY_FEW
-            or any(list(how[name]) != [value] * axes for name, value in plain.items())
-            or how["auto_pad"] != "explicit"
-            or any(side.is_dynamic or side.get_length() % 2 for side in list(shape)[2:])
-        ):
+        if any(side.is_dynamic or side.get_length() % 2 for side in list(node.get_output_partial_shape(0))[2:]):
             continue
         weights = np.array(weights)
         last, bias = _taken_in(node, weights)
@@ -357,7 +343,21 @@ def _named(value: Any) -> tuple[str, int]:
 def _constant(value: Any) -> NDArray[Any] | None:
     """Return the numbers of a constant, None of anything else."""
     node = value.get_node()
-    return np.array(node.data) if node.get_type_name() == "Constant" else None
+    return node.data if node.get_type_name() == "Constant" else None
+
+
+def _three_taps(node: Any, kind: str, how: Mapping[str, int]) -> NDArray[Any] | None:
+    """Return the weights of a convolution of a kind with 3 taps, and these attributes, along every axis; else None."""
+    if node.get_type_name() != kind or node.get_input_size() != 2:
+        return None
+    weights, attributes = _constant(node.input_value(1)), node.get_attributes()
+    if weights is None:
+        return None
+    axes = weights.ndim - 2
+    fits = weights.shape[2:] == (3,) * axes and all(
+        list(attributes[name]) == [value] * axes for name, value in how.items()
+    )
+    return weights if fits else None
 
 
 class Compiled:
